@@ -1,0 +1,1 @@
+"""resnet_bench: measures what resnet_export and resnet_runtime do."""

@@ -1,0 +1,219 @@
+"""``resnet-export``: from a checkpoint to a verified bundle."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+
+EXIT_VARIANT_DROPPED = 3
+
+_EPILOG = (
+    "Exit status: 0 done; 1 failed, nothing written; 2 the request or an input file is at fault, nothing written; "
+    "3 written, but a variant that was asked for did not pass its gate and is not in it."
+)
+
+
+def _numbers(kind: Callable[[str], Any], count: int | None, what: str) -> Callable[..., Any]:
+    """A callback that parses a comma-separated list."""
+
+    def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Any, ...] | None:
+        del context, parameter
+        if value is None:
+            return None
+        try:
+            items = tuple(kind(part) for part in value.split(","))
+        except ValueError:
+            items = ()
+        if not items or (count is not None and len(items) != count) or (kind is int and min(items) < 1):
+            raise click.BadParameter(f"{value!r} is not {what}")
+        return items
+
+    return parse
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | bool | None:
+    """``N``, ``H,W`` or ``none``."""
+    if value is None:
+        return None
+    if value == "none":
+        return False
+    items = _numbers(int, None, "N, H,W or none")(context, parameter, value)
+    if len(items) > 2:
+        raise click.BadParameter(f"{value!r} is not N, H,W or none")
+    return tuple(items)
+
+
+def _gates(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """``fp16.max_error=0.02`` and the like."""
+    del context, parameter
+    found: dict[str, dict[str, float]] = {}
+    figures = ("max_error", "mean_error", "centred_cosine", "top1_agreement")
+    for value in values:
+        name, _, number = value.partition("=")
+        variant, _, figure = name.partition(".")
+        try:
+            limit = float(number)
+        except ValueError:
+            limit = -1.0
+        if variant not in ("fp32", "bf16", "fp16") or figure not in figures or not 0 <= limit < 1e9:
+            raise click.BadParameter(f"{value!r} is not VARIANT.FIGURE=NUMBER, with one of {', '.join(figures)}")
+        found.setdefault(variant, {})[figure] = limit
+    return found
+
+
+@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("checkpoint", metavar="MODEL", type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="The bundle [MODEL's stem.bundle].")
+@click.option("--arch", metavar="NAME", help="The architecture of a state_dict [read from its tensors].")
+@click.option(
+    "--stride-in", type=click.Choice(["3x3", "1x1"]), help="Which convolution of a bottleneck strides [3x3, assumed]."
+)
+@click.option("--weights", metavar="KEY", help="Which state_dict of a training checkpoint, such as ema.")
+@click.option("--input-shape", metavar="C,H,W", callback=_numbers(int, 3, "C,H,W"), help="What the model takes.")
+@click.option("--batch", metavar="MIN,OPT,MAX", callback=_numbers(int, 3, "MIN,OPT,MAX"), help="Batch sizes [1,8,32].")
+@click.option(
+    "--precision",
+    "variants",
+    multiple=True,
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="A variant to make; repeat for several [all].",
+)
+@click.option(
+    "--input",
+    "input_dtype",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="uint8: bytes (N, H, W, C) in, with scale, mean and std inside the graph.",
+)
+@click.option("--mean", metavar="M,..", callback=_numbers(float, None, "numbers"), help="Per channel, of 0..1 values.")
+@click.option("--std", metavar="S,..", callback=_numbers(float, None, "numbers"), help="Per channel, of 0..1 values.")
+@click.option("--scale", metavar="X", type=float, help="What a byte is multiplied with [1/255].")
+@click.option("--resize", metavar="N|H,W|none", callback=_size, help="N: the shorter side; H,W: exactly.")
+@click.option("--crop", metavar="N|H,W|none", callback=_size, help="The center crop.")
+@click.option(
+    "--interpolation",
+    type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
+    help="Of the resize [bilinear].",
+)
+@click.option("--color-order", type=click.Choice(["RGB", "BGR", "L"]), help="What the channels are [RGB, or L for one].")
+@click.option("--labels", metavar="FILE", type=click.Path(path_type=Path), help="Text, one class a line.")
+@click.option(
+    "--reference",
+    metavar="FILE.npz",
+    type=click.Path(path_type=Path),
+    help="Arrays input and output of your own code; checked before anything else.",
+)
+@click.option("--gate", "gates", metavar="V.FIGURE=X", multiple=True, callback=_gates, help="As fp16.max_error=0.02.")
+@click.option("--engine", type=click.Choice(["none"]), default="none", show_default=True, help="TensorRT engines.")
+@click.option("--trust", is_flag=True, help="Let code that the checkpoint holds run while it is read.")
+@click.option("--force", is_flag=True, help="Replace the bundle at the destination.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, the rest on standard error.")
+@click.option("--quiet", is_flag=True, help="Only warnings and errors.")
+@click.version_option(__version__, prog_name="resnet-export")
+def command(**arguments: Any) -> None:
+    """Export the trained ResNet in MODEL to a verified bundle.
+
+    MODEL is a state_dict, a training checkpoint that holds one (.pt, .pth, .safetensors), or, with --trust, a pickled
+    module, a TorchScript file or a .pt2 program.
+    """
+    sys.exit(_run(arguments))
+
+
+def main() -> None:
+    """The entry point."""
+    signal.signal(signal.SIGTERM, _terminate)
+    command.main(prog_name="resnet-export")
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Unwind, so that the staging folder is removed."""
+    del frame
+    sys.exit(128 + number)
+
+
+def _run(arguments: dict[str, Any]) -> int:
+    from resnet_runtime.errors import ResnetRuntimeError
+
+    from .console import Console
+    from .errors import ResnetExportError
+
+    console = Console(quiet=arguments["quiet"], as_json=arguments["as_json"])
+    try:
+        from .pipeline import bundle_from_checkpoint
+
+        checkpoint: Path = arguments["checkpoint"]
+        destination = arguments["output"] or Path(f"{checkpoint.stem or 'model'}.bundle")
+        result = bundle_from_checkpoint(checkpoint, destination, _options(arguments), console)
+    except (ResnetExportError, ResnetRuntimeError) as error:
+        console.failure(error)
+        return error.exit_status
+    except ImportError as error:
+        console.failure(_missing(error))
+        return 1
+    status = EXIT_VARIANT_DROPPED if result.dropped else 0
+    console.finish(result, status)
+    return status
+
+
+def _missing(error: ImportError) -> Exception:
+    from .errors import ResnetExportError
+
+    return ResnetExportError(
+        f"the exporter needs the package {error.name!r}, which is not installed here: "
+        "pip install 'resnet-export[cpu]'"
+    )
+
+
+def _options(arguments: dict[str, Any]) -> Any:
+    import dataclasses
+
+    from resnet_runtime.manifest import Batch, Resize
+
+    from .options import DEFAULT_LIMITS, VARIANTS, ExportOptions, ModelOptions, PreprocessingOptions
+
+    resize, crop = arguments["resize"], arguments["crop"]
+    if isinstance(resize, tuple):
+        interpolation = arguments["interpolation"] or "bilinear"
+        mode = "shorter" if len(resize) == 1 else "exact"
+        resize = Resize(mode=mode, size=resize, interpolation=interpolation, antialias=True)
+    if isinstance(crop, tuple):
+        crop = crop if len(crop) == 2 else crop * 2
+    smallest, optimal, largest = arguments["batch"] or (1, 8, 32)
+    limits = {
+        name: dataclasses.replace(DEFAULT_LIMITS[name], **arguments["gates"].get(name, {})) for name in VARIANTS
+    }
+    chosen = arguments["variants"]
+    return ExportOptions(
+        model=ModelOptions(
+            arch=arguments["arch"],
+            stride_in=arguments["stride_in"],
+            weights=arguments["weights"],
+            input_shape=arguments["input_shape"],
+            trust=arguments["trust"],
+            reference=arguments["reference"],
+        ),
+        preprocessing=PreprocessingOptions(
+            resize=resize,
+            crop=crop,
+            mean=arguments["mean"],
+            std=arguments["std"],
+            scale=arguments["scale"],
+            color_order=arguments["color_order"],
+            interpolation=arguments["interpolation"],
+            in_graph=arguments["input_dtype"] == "uint8",
+        ),
+        variants=tuple(name for name in VARIANTS if name in chosen) or VARIANTS,
+        limits=limits,
+        batch=Batch(smallest=smallest, optimal=optimal, largest=largest),
+        labels=arguments["labels"],
+        force=arguments["force"],
+    )
+

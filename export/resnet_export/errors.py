@@ -1,0 +1,93 @@
+"""Every error that the exporter raises on purpose.
+
+::
+
+    ResnetExportError
+    ├── RequestError (ValueError)      the request or an input file is at fault: exit status 2
+    │   ├── CheckpointError            the file is not a checkpoint that can be read
+    │   │   └── UntrustedError         reading it would run code that it holds, and --trust was not given
+    │   ├── ArchitectureError          no known architecture fits its tensors
+    │   ├── SignatureError             the module does not take or give what was said
+    │   ├── ReferenceFileError         --reference cannot be read, or the module disagrees with it
+    │   └── DestinationError           the bundle cannot be written there
+    ├── TraceError                     neither exporter of PyTorch traced the module
+    ├── PassError                      a graph pass refused what it cannot do exactly
+    ├── VerificationError              the graph does not compute what the model computes
+    └── WriteError                     the disk failed while the bundle was written
+
+The message is one sentence that names the thing, what was found and how to mend it. ``details`` holds what is better
+read as a list, one finding a line. ``exit_status`` is what the command line returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ResnetExportError(Exception):
+    """Root of the tree.
+
+    Args:
+        message: one sentence.
+        details: findings that belong to it, one a line.
+    """
+
+    exit_status: int = 1
+
+    def __init__(self, message: str, *, details: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.details: tuple[str, ...] = tuple(details)
+
+    @property
+    def message(self) -> str:
+        """The sentence without its details."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return "\n  ".join((self.message, *self.details))
+
+
+class RequestError(ResnetExportError, ValueError):
+    """The request or an input file is at fault."""
+
+    exit_status = 2
+
+
+class CheckpointError(RequestError):
+    """The file is not a checkpoint that can be read."""
+
+
+class UntrustedError(CheckpointError):
+    """Reading the file would run code that it holds, and that was not allowed."""
+
+
+class ArchitectureError(RequestError):
+    """No known architecture fits the tensors of a state_dict."""
+
+
+class SignatureError(RequestError):
+    """The module does not take the input, or does not give the outputs, that were said."""
+
+
+class ReferenceFileError(RequestError):
+    """The reference cannot be read, or the module disagrees with it."""
+
+
+class DestinationError(RequestError):
+    """The bundle cannot be written where it was asked for."""
+
+
+class TraceError(ResnetExportError):
+    """Neither exporter of PyTorch traced the module."""
+
+
+class PassError(ResnetExportError):
+    """A graph pass refused what it cannot do exactly."""
+
+
+class VerificationError(ResnetExportError):
+    """The graph does not compute what the model computes."""
+
+
+class WriteError(ResnetExportError):
+    """The disk failed while the bundle was written."""

@@ -1,0 +1,240 @@
+"""A graph from a module: ``torch.export`` first, the TorchScript exporter where that fails.
+
+The exporter's own optimizer stays off, so that nothing is folded but by the passes here. Nodes are named after the module
+that they come from (``layer1.0.conv1/Conv``); stack traces, paths and everything else that depends on where and how the
+export ran is removed.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+
+from . import __version__
+from .errors import SignatureError, TraceError
+from .graph import IR_VERSION, OPSET, Graph
+from .passes.fold_constants import fold_constants
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+BATCH = "batch"
+
+Traceable = torch.nn.Module | torch.jit.ScriptModule | torch.export.ExportedProgram
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A graph, which exporter made it, and why the one before it did not."""
+
+    graph: Graph
+    exporter: str
+    notes: tuple[str, ...]
+
+
+def graph_from_module(module: Traceable, input_shape: tuple[int, ...]) -> Traced:
+    """Trace a module in evaluation mode.
+
+    Args:
+        module: takes one float32 tensor (N, \\*input_shape), and returns a tensor or a tuple, list or dict of tensors.
+        input_shape: without the batch axis.
+
+    Returns:
+        A graph of opset 20 whose first axes are the symbolic dimension ``batch``, its input named ``input``, its
+        outputs ``logits``, or ``logits``, ``output_1``... where there are several.
+
+    Raises:
+        SignatureError: the module does not take that input, or its outputs are not tensors.
+        TraceError: neither exporter traces it.
+    """
+    names = output_names(module, input_shape)
+    attempts = []
+    for exporter, trace in (("torch.export", _by_torch_export), ("TorchScript", _by_torchscript)):
+        try:
+            with _quiet(), torch.no_grad():
+                model = trace(module, input_shape, names)
+        except Exception as error:  # the exporters raise whatever the module's own code raises
+            attempts.append(f"{exporter}: {_first_line(error)}")
+            continue
+        return Traced(_normalized(model, names), exporter, tuple(f"failed with {text}" for text in attempts))
+    raise TraceError("PyTorch could not trace the module to ONNX by either of its exporters", details=attempts)
+
+
+def callable_of(module: Traceable) -> torch.nn.Module:
+    """What computes the module's answer eagerly."""
+    return module.module() if isinstance(module, torch.export.ExportedProgram) else module
+
+
+def named_outputs(result: Any) -> dict[str, torch.Tensor]:
+    """The tensors that a module returned, by the names that the graph gives them.
+
+    Raises:
+        SignatureError: they are not tensors of shape (N, ...).
+    """
+    tensors = list(result.values()) if isinstance(result, dict) else result
+    tensors = list(tensors) if isinstance(tensors, list | tuple) else [tensors]
+    if not tensors or not all(isinstance(item, torch.Tensor) and item.ndim > 0 for item in tensors):
+        kinds = ", ".join(type(item).__name__ for item in tensors) or "nothing"
+        raise SignatureError(f"the module returns {kinds}, and only tensors with a batch axis can be exported")
+    keys = [str(key) for key in result] if isinstance(result, dict) else []
+    names = keys if len(keys) > 1 else [OUTPUT_NAME, *(f"output_{index}" for index in range(1, len(tensors)))]
+    return dict(zip(names, tensors, strict=True))
+
+
+def output_names(module: Traceable, input_shape: tuple[int, ...]) -> list[str]:
+    """Run the module once on zeros, to see that it takes the shape and what it returns."""
+    try:
+        with torch.inference_mode(), _quiet():
+            result = callable_of(module)(torch.zeros(2, *input_shape))
+    except Exception as error:  # whatever the module's own code raises
+        if isinstance(module, torch.export.ExportedProgram):
+            return [OUTPUT_NAME]  # a program of a fixed batch takes no other; its own signature is used
+        shape = ", ".join(map(str, input_shape))
+        raise SignatureError(
+            f"the model does not take an input of shape (N, {shape}): {_first_line(error)}; "
+            "give the right one with --input-shape C,H,W"
+        ) from None
+    return list(named_outputs(result))
+
+
+def _by_torch_export(module: Traceable, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError("a TorchScript module cannot be traced by torch.export")
+    if isinstance(module, torch.export.ExportedProgram):
+        program = module
+    else:
+        shapes = ({0: torch.export.Dim(BATCH, min=1, max=65535)},)
+        program = torch.export.export(module, (torch.zeros(2, *input_shape),), dynamic_shapes=shapes)
+    exported = torch.onnx.export(
+        program,
+        opset_version=OPSET,
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+        input_names=[INPUT_NAME],
+        output_names=names,
+    )
+    assert exported is not None
+    return exported.model
+
+
+def _by_torchscript(module: Traceable, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
+    if isinstance(module, torch.export.ExportedProgram):
+        raise TypeError("an exported program cannot be traced again")
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        (torch.zeros(2, *input_shape),),
+        buffer,
+        dynamo=False,
+        opset_version=OPSET,
+        # EVAL would fold BatchNormalization already here, in float32.
+        training=torch.onnx.TrainingMode.PRESERVE,
+        do_constant_folding=False,
+        input_names=[INPUT_NAME],
+        output_names=names,
+        dynamic_axes={name: {0: BATCH} for name in (INPUT_NAME, *names)},
+    )
+    proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(buffer.getvalue()))
+    return ir.from_proto(proto)
+
+
+def _normalized(model: ir.Model, names: list[str]) -> Graph:
+    """Names, types and nothing else: see the module's docstring."""
+    common.InlinePass()(model)
+    graph = model.graph
+    for node in graph:
+        node.meta["scope"] = _scope(node)
+    common.ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    graph.metadata_props.clear()
+    graph.doc_string = None
+    graph.name = "resnet"
+    model.producer_name, model.producer_version = "resnet-export", __version__
+    model.ir_version = IR_VERSION
+    _own_tensors(graph)
+    folded = fold_constants(Graph(model)).graph
+    graph = folded.model.graph
+    _name_nodes(graph)
+    _name_batch(graph)
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
+    folded.model.opset_imports.clear()
+    folded.model.opset_imports[""] = OPSET
+    return folded
+
+
+def _scope(node: ir.Node) -> str:
+    """The path of the module that the node was traced from, "" where the exporter does not tell."""
+    text = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+    if text:
+        scopes = ast.literal_eval(text)
+        return str(scopes[-2]) if len(scopes) > 1 else ""
+    # TorchScript's own names: /layer1/layer1.0/conv1/Conv
+    parts = [part for part in (node.name or "").split("/") if part][:-1]
+    path = ""
+    for part in parts:
+        path = part if part.startswith(f"{path}.") or not path else f"{path}.{part}"
+    return path
+
+
+def _own_tensors(graph: ir.Graph) -> None:
+    """Plain arrays in place of views of the module's parameters and of protobuf messages."""
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        assert tensor is not None
+        value.const_value = ir.Tensor(tensor.numpy(), name=name)
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    taken: dict[str, int] = {}
+    for node in graph:
+        scope = node.meta.get("scope", "")
+        base = f"{scope}/{node.op_type}" if scope else node.op_type
+        number = taken.get(base, 0)
+        taken[base] = number + 1
+        node.name = f"{base}_{number}" if number else base
+        for index, value in enumerate(node.outputs):
+            if not value.is_graph_output():
+                value.name = f"{node.name}:{index}" if index else node.name
+
+
+def _name_batch(graph: ir.Graph) -> None:
+    """The batch axis has one name wherever it stands; a batch that was traced as a number stays that number."""
+    first = graph.inputs[0].shape
+    symbol = None if first is None or isinstance(first[0], int) else str(first[0].value)
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+        if value.shape is not None and symbol is not None and len(value.shape) and not isinstance(value.shape[0], int):
+            value.shape = ir.Shape([BATCH, *list(value.shape)[1:]])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters warn of what concerns their own developers."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+

@@ -1,0 +1,108 @@
+"""The gates: what is shipped, run as it is shipped, against what the model itself computes.
+
+The staged bundle's files are opened and run by ``resnet_runtime``. Where this host has no arithmetic of a variant's
+precision, ``emulate`` rounds to it, and the gate says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from resnet_runtime.backends import BACKENDS, facts_of
+from resnet_runtime.backends.base import EMULATED
+from resnet_runtime.bundle import Bundle, CheckData
+from resnet_runtime.check import check_variant
+from resnet_runtime.manifest import Gate, Variant
+from resnet_runtime.parity import MIN_SPREAD, faults, parity, relative_spread, spread, tie_of
+
+from . import emulate
+from .eager import EagerAnswers
+from .errors import VerificationError
+from .graph import graph_from_bytes
+from .observe import Observation
+
+LOW_SPREAD = 0.2
+"""Below this, relative to the output's range, the varied inputs say little of the model."""
+
+
+@dataclass(frozen=True)
+class FoldingCheck:
+    """How far the folded graph is from eager in float64, in the output's own unit, and how far it may be."""
+
+    error: float
+    allowed: float
+    noise: float
+    spread: float
+    executor: str
+
+
+def refuse_constant(answers: EagerAnswers) -> float:
+    """The smallest relative spread of the outputs, of which 0.2 and more says much.
+
+    Raises:
+        VerificationError: an output hardly depends on the input: nothing could be verified by it.
+    """
+    for name, exact in answers.exact.items():
+        if spread(exact) <= MIN_SPREAD * float(np.abs(exact).max()):
+            raise VerificationError(
+                f"the output {name!r} is nearly the same for every input, so that no conversion of the model could be "
+                "verified: are its weights trained?"
+            )
+    return min(relative_spread(exact) for exact in answers.exact.values())
+
+
+def check_folding(observed: Observation, answers: EagerAnswers) -> FoldingCheck:
+    """Hold the folded FP32 graph to eager: at most twice eager's own float32 error, and 1e-6 of the spread.
+
+    Args:
+        observed: of the folded graph, on the inputs of ``answers``.
+
+    Raises:
+        VerificationError: it is further away.
+    """
+    checks = []
+    for name, actual in observed.outputs.items():
+        exact, noise = answers.exact[name], answers.noise(name)
+        scale = spread(exact)
+        error = float(np.abs(actual - exact).max())
+        found = FoldingCheck(error, 2 * noise + 1e-6 * scale, noise, scale, observed.executor)
+        if not found.error <= found.allowed:
+            raise VerificationError(
+                f"the folded graph is {found.error:.3g} from eager in float64, and {found.allowed:.3g} is allowed "
+                f"(twice eager's own float32 error and a millionth of the spread) in the output {name!r}"
+            )
+        checks.append(found)
+    return max(checks, key=lambda check: check.error / check.allowed)
+
+
+def gate_from_variant(bundle: Bundle, variant: Variant, data: CheckData) -> tuple[Gate, tuple[str, ...]]:
+    """Run a variant of the staged bundle and judge it.
+
+    Args:
+        bundle: the staged one.
+        variant: whose ``gate.limits`` are to hold.
+        data: inputs and eager's answers.
+
+    Returns:
+        The gate, and what was outside its limits.
+
+    Raises:
+        VerificationError: nothing on this host can compute the variant's precision.
+    """
+    limits = variant.gate.limits
+    for name in BACKENDS:
+        facts = facts_of(name)
+        if variant.precision in facts.precisions:
+            measured, executor = check_variant(bundle, data, variant, name)
+            found = faults(measured, limits)
+            emulated = facts.precisions[variant.precision] == EMULATED
+            return Gate(passed=not found, executor=executor, emulated=emulated, limits=limits, parity=measured), found
+    if variant.precision not in emulate.TYPES or not emulate.rounds(variant.precision):
+        raise VerificationError(f"nothing on this host computes {variant.precision}, so that it cannot be verified")
+    graph = graph_from_bytes(bundle.read(variant.file))
+    answers = emulate.answers_from_emulation(graph, variant.precision, data.inputs)
+    measured = parity(data.outputs, answers, tie=tie_of(limits))
+    found = faults(measured, limits)
+    executor = emulate.description(variant.precision)
+    return Gate(passed=not found, executor=executor, emulated=True, limits=limits, parity=measured), found

@@ -1,0 +1,127 @@
+"""What a backend is: one method, a signature and ``close()``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_runtime.errors import InputError
+from resnet_runtime.manifest import Manifest
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A named tensor. ``shape`` leaves the batch axis out."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The tensors of a session, and the largest batch that one call of the backend takes."""
+
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    largest_batch: int
+    smallest_batch: int = 1
+
+
+def signature_from_manifest(manifest: Manifest) -> Signature:
+    """What a backend of this bundle takes and gives."""
+    entry = manifest.input
+    return Signature(
+        TensorSpec(entry.name, np.dtype(entry.dtype), entry.shape),
+        tuple(TensorSpec(output.name, np.dtype(np.float32), output.shape) for output in manifest.outputs),
+        largest_batch=entry.batch.largest,
+        smallest_batch=entry.batch.smallest,
+    )
+
+
+NATIVE: Final = "native"
+EMULATED: Final = "emulated"
+
+
+@dataclass(frozen=True)
+class BackendFacts:
+    """What a backend is on this host.
+
+    Attributes:
+        name: as in ``load(..., backend=name)``.
+        version: of the library behind it, or None where it cannot be imported.
+        missing: why it cannot be used, with what mends it; None where it can.
+        precisions: how each precision is computed, ``NATIVE`` or ``EMULATED`` (right, and slow); one that is not
+            named would be computed as another, and is never offered.
+    """
+
+    name: str
+    version: str | None
+    missing: str | None = None
+    precisions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Pending(Protocol):
+    """A call that was started."""
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        """Wait, and return the outputs by name, each (N, ...). Raises BackendError where the call failed."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One loaded graph. Safe to call from several threads."""
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+
+    @property
+    def description(self) -> str:
+        """The library, its version and the precision that it was seen to compute in."""
+
+    def start(self, inputs: Arrays, outputs: Arrays | None = None, stream: object | None = None) -> Pending:
+        """Start one call.
+
+        Args:
+            inputs: by name, C-contiguous, of the signature's dtype, (N, ...) with N up to the largest batch. They
+                belong to the backend until ``result()`` returns.
+            outputs: arrays of the caller's to write into, by name, (N, ...); without them new ones are made.
+            stream: the caller's stream on the backend's device; None on a backend that has none.
+        """
+
+    def close(self) -> None:
+        """Free what was loaded. Calls that were started finish first."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The ``Pending`` of a backend that answers at once."""
+
+    outputs: dict[str, NDArray[Any]]
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        """The outputs."""
+        return self.outputs
+
+
+def refuse_stream(stream: object | None, backend: str) -> None:
+    """Raise InputError where a stream is given to a backend that runs on the host."""
+    if stream is not None:
+        raise InputError(f"the backend {backend} runs on the CPU and takes no stream: leave stream out")
+
+
+def deliver(results: dict[str, NDArray[Any]], outputs: Arrays | None) -> dict[str, NDArray[Any]]:
+    """``results``, copied into the caller's ``outputs`` where those are given."""
+    if outputs is None:
+        return results
+    for name, array in results.items():
+        if name in outputs:
+            np.copyto(outputs[name], array, casting="no")
+    return {name: outputs.get(name, array) for name, array in results.items()}

@@ -1,0 +1,244 @@
+"""OpenVINO on the CPU: static shapes, and the precision always explicit and always looked at.
+
+OpenVINO takes INFERENCE_PRECISION_HINT as a wish: on a CPU without FP16 arithmetic it computes an "f16" model in FP32 and
+says so only in a property. So every precision is shown on a small convolution before it is offered (``facts``), and
+the loaded graph is looked at before it is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import threading
+from collections import OrderedDict
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_runtime.errors import BackendError, ClosedError, UnavailableError
+from .base import EMULATED, NATIVE, Arrays, BackendFacts, Finished, Pending, Signature, deliver, refuse_stream
+
+HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_CAPABILITIES: Final = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+_MAX_COMPILED: Final = 4
+
+
+@functools.cache
+def facts() -> BackendFacts:
+    """Which precisions this CPU computes, each shown on a convolution whose result tells them apart."""
+    try:
+        core = _core()
+    except ImportError:
+        return BackendFacts("openvino", None, "openvino is not installed here: pip install 'resnet-export[openvino]'")
+    except RuntimeError as error:
+        return BackendFacts("openvino", None, f"openvino finds no usable CPU device here: {_first_line(error)}")
+    listed = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    shown = {
+        precision: NATIVE if _CAPABILITIES[precision] in listed else EMULATED
+        for precision in HINTS
+        if computes_in(precision)
+    }
+    return BackendFacts("openvino", importlib.metadata.version("openvino"), precisions=shown)
+
+
+def computes_in(precision: str) -> bool:
+    """Whether OpenVINO, asked for ``precision``, rounds to it: 100 * 300 * 8 is over FP16's range, and BF16 keeps 8 bits.
+
+    The second convolution brings the value back into every range, so that only the value between the two tells.
+    """
+    import openvino
+    from openvino import opset8 as ops
+
+    data = ops.parameter([1, 8, 4, 4], np.float32, name="input")
+    up = ops.constant(np.full((8, 8, 1, 1), 300, np.float32))
+    down = ops.constant((np.eye(8, dtype=np.float32) / 301)[:, :, None, None])
+    unit: list[int] = [1, 1]
+    none: list[int] = [0, 0]
+    middle = ops.convolution(data, up, unit, none, none, unit)
+    result = ops.convolution(middle, down, unit, none, none, unit)
+    compiled = _core().compile_model(openvino.Model([result], [data], "probe"), "CPU", _config(precision))
+    answer = float(np.ravel(compiled(np.full((1, 8, 4, 4), 100, np.float32))[0])[0])
+    exact = 8 * 100 * 300 / 301
+    relative = abs(answer - exact) / exact
+    if precision == "fp16":
+        return not np.isfinite(answer)
+    if precision == "bf16":
+        return 1e-4 < relative < 0.03
+    return relative < 1e-5
+
+
+def open_backend(model: bytes, signature: Signature, precision: str) -> OpenVINOBackend:
+    """Load the bytes of an ONNX file; see ``OpenVINOBackend``."""
+    return OpenVINOBackend(model, signature, precision)
+
+
+class OpenVINOBackend:
+    """A graph in OpenVINO, compiled for each batch size of a small set when that is first used.
+
+    Args:
+        model: the bytes of an ONNX file.
+        signature: what the graph takes and gives.
+        precision: fp32, bf16 or fp16.
+
+    Raises:
+        UnavailableError: this CPU does not compute in that precision.
+        BackendError: OpenVINO refuses the graph.
+    """
+
+    def __init__(self, model: bytes, signature: Signature, precision: str) -> None:
+        if precision not in facts().precisions:
+            raise UnavailableError(
+                f"OpenVINO does not compute {precision} on this CPU, it would compute the graph in another precision: "
+                f"take one of {', '.join(facts().precisions)}"
+            )
+        self.signature = signature
+        self._precision = precision
+        self._lock = threading.Lock()
+        self._compiled: OrderedDict[int, _Compiled] = OrderedDict()
+        try:
+            self._model = _core().read_model(model)
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO cannot read the {precision} graph: {_first_line(error)}") from None
+        kind = "" if facts().precisions[precision] == NATIVE else ", emulated"
+        self.description = f"OpenVINO {facts().version}, {precision}{kind}"
+        self._closed = False
+
+    def start(self, inputs: Arrays, outputs: Arrays | None = None, stream: object | None = None) -> Pending:
+        """See ``Backend.start``. The batch is padded with zeros up to the next size that is compiled."""
+        refuse_stream(stream, "openvino")
+        batch = inputs[self.signature.input.name]
+        count = len(batch)
+        size = self._size_for(count)
+        compiled = self._compiled_for(size)
+        if size != count:
+            padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
+            padded[:count] = batch
+            batch = padded
+        return compiled.start(batch, count, outputs)
+
+    def close(self) -> None:
+        """Free the compiled graphs once their last calls are done."""
+        with self._lock:
+            self._closed = True
+            self._compiled.clear()
+            self._model = None
+
+    def _size_for(self, count: int) -> int:
+        size = self.signature.smallest_batch
+        while size < count:
+            size *= 2
+        return min(size, self.signature.largest_batch)
+
+    def _compiled_for(self, size: int) -> _Compiled:
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the backend was closed: load the bundle again")
+            compiled = self._compiled.get(size)
+            if compiled is None:
+                compiled = self._compiled[size] = self._compile(size)
+                while len(self._compiled) > _MAX_COMPILED:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(size)
+            return compiled
+
+    def _compile(self, size: int) -> _Compiled:
+        try:
+            model = self._model.clone()
+            model.reshape([size, *self.signature.input.shape])
+            compiled = _core().compile_model(model, "CPU", _config(self._precision))
+        except RuntimeError as error:
+            raise BackendError(
+                f"OpenVINO cannot compile the {self._precision} graph for batches of {size}: {_first_line(error)}"
+            ) from None
+        _refuse_other_precision(compiled, self._precision)
+        return _Compiled(compiled, self.signature)
+
+
+class _Compiled:
+    """A compiled graph of one batch size, with its idle infer requests."""
+
+    def __init__(self, compiled: Any, signature: Signature) -> None:
+        self._compiled = compiled
+        self._idle: list[Any] = []
+        self._lock = threading.Lock()
+        self._outputs = [(spec.name, compiled.output(spec.name)) for spec in signature.outputs]
+        import openvino
+
+        self._tensor = openvino.Tensor
+
+    def start(self, batch: NDArray[Any], count: int, outputs: Arrays | None) -> Pending:
+        with self._lock:
+            request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+        try:
+            request.set_input_tensor(self._tensor(batch, shared_memory=True))
+            request.start_async()
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO failed: {_first_line(error)}") from None
+        return _Running(self, request, batch, count, outputs)
+
+    def finish(self, request: Any, count: int, outputs: Arrays | None) -> dict[str, NDArray[Any]]:
+        try:
+            request.wait()
+            # The request's own buffers are overwritten by its next call, so the answers are copied out of them.
+            results = {name: request.get_tensor(port).data[:count].copy() for name, port in self._outputs}
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO failed: {_first_line(error)}") from None
+        with self._lock:
+            self._idle.append(request)
+        return deliver(results, outputs)
+
+
+class _Running:
+    """A started infer request. It keeps the input alive; ``result`` may be called again."""
+
+    def __init__(self, owner: _Compiled, request: Any, batch: NDArray[Any], count: int, outputs: Arrays | None) -> None:
+        self._owner = owner
+        self._request = request
+        self._batch = batch
+        self._count = count
+        self._outputs = outputs
+        self._lock = threading.Lock()
+        self._finished: Finished | None = None
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        with self._lock:
+            if self._finished is None:
+                self._finished = Finished(self._owner.finish(self._request, self._count, self._outputs))
+                del self._request, self._batch
+            return self._finished.result()
+
+
+@functools.cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _config(precision: str) -> dict[str, str]:
+    return {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+
+
+def _refuse_other_precision(compiled: Any, precision: str) -> None:
+    """Raise UnavailableError where a convolution of the compiled graph computes in another type than asked for."""
+    wanted = HINTS[precision]
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if "layerType" in info and str(info["layerType"].astype(str)) == "Convolution":
+            found = str(info["runtimePrecision"].astype(str))
+            if found != wanted and not _kept(found, precision):
+                raise UnavailableError(
+                    f"OpenVINO computes {node.get_friendly_name()} in {found} where {precision} was asked for: "
+                    "take --precision fp32"
+                )
+
+
+def _kept(found: str, precision: str) -> bool:
+    """In an fp16 graph the layers that the exporter kept higher are FP32 on purpose."""
+    return precision == "fp16" and found == "f32"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,429 @@
+"""``Manifest`` from the bytes of a ``manifest.json``: by hand, strictly, with every fault listed at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from . import manifest as m
+from . import strictjson
+from .errors import ManifestError
+
+Parsed = TypeVar("Parsed")
+
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_FAULTS = 50
+
+
+def manifest_from_bytes(data: bytes, *, name: str = m.MANIFEST_NAME) -> m.Manifest:
+    """Parse and validate.
+
+    Args:
+        data: the file's bytes.
+        name: what to call the file in messages.
+
+    Raises:
+        ManifestError: the bytes are not a manifest of a known schema, or its digest does not match.
+    """
+    try:
+        value = strictjson.loads(data)
+    except strictjson.StrictJSONError as error:
+        raise ManifestError(f"{name} is not valid: {error}") from None
+    if not isinstance(value, dict):
+        raise ManifestError(f"{name} is not valid: it holds a JSON {_kind(value)}, not an object")
+    schema = value.get("schema")
+    if schema != m.SCHEMA:
+        raise ManifestError(
+            f"{name} has the schema {_short(schema)}, and this version reads {m.SCHEMA!r}: "
+            "install the resnet-export version that wrote it, or export the model again"
+        )
+    faults: list[str] = []
+    parsed = _manifest(Fields(value, "", faults))
+    if not faults:
+        _check_references(parsed, faults)
+    if faults:
+        more = len(faults) - _MAX_FAULTS
+        details = faults[:_MAX_FAULTS] + ([f"and {more} more"] if more > 0 else [])
+        count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise ManifestError(f"{name} is not valid, with {count}: {faults[0]}", details=details[1:])
+    if value["sha256"] != m.own_digest(data):
+        raise ManifestError(
+            f"{name} does not match its own SHA-256: it was changed after it was written; copy the bundle again"
+        )
+    return parsed
+
+
+class Fields:
+    """The members of one JSON object, taken one by one; faults are collected, not raised."""
+
+    def __init__(self, value: Any, where: str, faults: list[str]) -> None:
+        self._where = where
+        self._faults = faults
+        self._members: dict[str, Any] = {}
+        self._taken: set[str] = set()
+        self._is_object = isinstance(value, dict)
+        if self._is_object:
+            self._members = value
+        else:
+            self.fault("", f"is a JSON {_kind(value)}, not an object")
+
+    def fault(self, key: str, text: str) -> None:
+        """Note what is wrong with the member ``key``."""
+        path = ".".join(part for part in (self._where, key) if part)
+        self._faults.append(f"{path or 'the manifest'} {text}")
+
+    def done(self) -> None:
+        """Note the members that nothing took."""
+        for key in self._members:
+            if key not in self._taken:
+                self.fault(key, "is not a key of this schema")
+
+    def raw(self, key: str) -> Any:
+        """The member, or None with a fault where it is missing."""
+        self._taken.add(key)
+        if key not in self._members:
+            if self._is_object:
+                self.fault(key, "is missing")
+            return None
+        return self._members[key]
+
+    def _present(self, key: str) -> bool:
+        self._taken.add(key)
+        return self._members.get(key) is not None
+
+    def text(self, key: str, choices: Sequence[str] = (), pattern: re.Pattern[str] | None = None) -> str:
+        """A non-empty string; one of ``choices`` or matching the whole ``pattern``, where given."""
+        value = self.raw(key)
+        if value is None and key not in self._members:
+            return ""
+        if not isinstance(value, str) or not value:
+            self.fault(key, f"is {_short(value)}, not a non-empty string")
+        elif choices and value not in choices:
+            self.fault(key, f"is {_short(value)}, not one of {', '.join(choices)}")
+        elif pattern and not pattern.fullmatch(value):
+            self.fault(key, f"is {_short(value)}, which is not allowed there")
+        else:
+            return value
+        return ""
+
+    def optional_text(self, key: str, choices: Sequence[str] = ()) -> str | None:
+        """A string as ``text`` takes it, or null."""
+        if key not in self._members:
+            self.raw(key)
+            return None
+        return self.text(key, choices) if self._present(key) else None
+
+    def integer(self, key: str, smallest: int = 0) -> int:
+        """An integer of at least ``smallest``."""
+        value = self.raw(key)
+        if value is None and key not in self._members:
+            return smallest
+        if not _is_integer(value) or value < smallest:
+            self.fault(key, f"is {_short(value)}, not an integer of at least {smallest}")
+            return smallest
+        return int(value)
+
+    def number(self, key: str) -> float:
+        """A finite number."""
+        value = self.raw(key)
+        if value is None and key not in self._members:
+            return 0.0
+        if not _is_number(value):
+            self.fault(key, f"is {_short(value)}, not a number")
+            return 0.0
+        return float(value)
+
+    def optional_number(self, key: str) -> float | None:
+        """A finite number, or null."""
+        if key not in self._members:
+            self.raw(key)
+            return None
+        return self.number(key) if self._present(key) else None
+
+    def boolean(self, key: str) -> bool:
+        """True or false."""
+        value = self.raw(key)
+        if not isinstance(value, bool) and key in self._members:
+            self.fault(key, f"is {_short(value)}, not true or false")
+        return value is True
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of finite numbers."""
+        return tuple(float(item) for item in self._list(key, _is_number, "a list of numbers"))
+
+    def integers(self, key: str, length: int | None = None) -> tuple[int, ...]:
+        """A list of positive integers, of ``length`` where given."""
+        what = f"a list of {length} positive integers" if length else "a list of positive integers"
+        items = self._list(key, lambda item: _is_integer(item) and item > 0, what)
+        if length is not None and len(items) != length:
+            if items:
+                self.fault(key, f"has {len(items)} items, not {length}")
+            return (1,) * length
+        return tuple(items)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of strings."""
+        return tuple(self._list(key, lambda item: isinstance(item, str), "a list of strings"))
+
+    def record(self, key: str, parse: Callable[[Fields], Parsed]) -> Parsed:
+        """The object ``key``, by ``parse``."""
+        return self._parse(self.raw(key), key, parse) if key in self._members else self._missing(key, parse)
+
+    def optional_record(self, key: str, parse: Callable[[Fields], Parsed]) -> Parsed | None:
+        """The object ``key`` by ``parse``, or null."""
+        if key not in self._members:
+            self.raw(key)
+            return None
+        return self.record(key, parse) if self._present(key) else None
+
+    def records(self, key: str, parse: Callable[[Fields], Parsed]) -> tuple[Parsed, ...]:
+        """A list of objects, each by ``parse``."""
+        items = self._list(key, lambda item: isinstance(item, dict), "a list of objects")
+        return tuple(self._parse(item, f"{key}[{index}]", parse) for index, item in enumerate(items))
+
+    def mapping(self, key: str) -> dict[str, str]:
+        """An object whose values are strings."""
+        value = self.raw(key)
+        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+            if key in self._members:
+                self.fault(key, "is not an object of strings")
+            return {}
+        return dict(value)
+
+    def _missing(self, key: str, parse: Callable[[Fields], Parsed]) -> Parsed:
+        self.raw(key)
+        return parse(Fields({}, key, []))
+
+    def _parse(self, value: Any, key: str, parse: Callable[[Fields], Parsed]) -> Parsed:
+        where = ".".join(part for part in (self._where, key) if part)
+        fields = Fields(value, where, self._faults)
+        parsed = parse(fields)
+        fields.done()
+        return parsed
+
+    def _list(self, key: str, accepts: Callable[[Any], bool], what: str) -> list[Any]:
+        value = self.raw(key)
+        if not isinstance(value, list) or not all(accepts(item) for item in value):
+            if key in self._members:
+                self.fault(key, f"is not {what}")
+            return []
+        return value
+
+
+def _manifest(f: Fields) -> m.Manifest:
+    parsed = m.Manifest(
+        schema=f.text("schema"),
+        tools=f.mapping("tools"),
+        model=f.record("model", _model),
+        input=f.record("input", _input),
+        outputs=f.records("outputs", _output),
+        preprocessing=f.record("preprocessing", _preprocessing),
+        variants=f.records("variants", _variant),
+        engines=f.records("engines", _engine),
+        check=f.record("check", _file),
+        report=f.record("report", _file),
+        labels=f.optional_record("labels", _file),
+    )
+    f.text("sha256", pattern=_DIGEST)
+    f.done()
+    return parsed
+
+
+def _file(f: Fields) -> m.FileRecord:
+    return m.FileRecord(
+        path=f.text("path", pattern=_PATH), sha256=f.text("sha256", pattern=_DIGEST), size=f.integer("size")
+    )
+
+
+def _source(f: Fields) -> m.Source:
+    return m.Source(name=f.text("name"), sha256=f.text("sha256", pattern=_DIGEST), size=f.integer("size"))
+
+
+def _assumption(f: Fields) -> m.Assumption:
+    return m.Assumption(subject=f.text("subject"), value=f.text("value"), option=f.text("option"))
+
+
+def _model(f: Fields) -> m.Model:
+    return m.Model(
+        architecture=f.text("architecture"),
+        parameters=f.integer("parameters"),
+        source=f.record("source", _source),
+        traced_by=f.text("traced_by"),
+        assumptions=f.records("assumptions", _assumption),
+    )
+
+
+def _batch(f: Fields) -> m.Batch:
+    batch = m.Batch(smallest=f.integer("smallest", 1), optimal=f.integer("optimal", 1), largest=f.integer("largest", 1))
+    if not batch.smallest <= batch.optimal <= batch.largest:
+        f.fault("", "does not go up from smallest over optimal to largest")
+    return batch
+
+
+def _input(f: Fields) -> m.Input:
+    shape = f.integers("shape", 3)
+    parsed = m.Input(
+        name=f.text("name"),
+        layout=f.text("layout", m.LAYOUTS),
+        dtype=f.text("dtype", m.INPUT_DTYPES),
+        shape=(shape[0], shape[1], shape[2]),
+        batch=f.record("batch", _batch),
+    )
+    if parsed.dtype == "uint8" and parsed.layout == "NCHW":
+        f.fault("layout", "is NCHW, and a uint8 input is NHWC")
+    return parsed
+
+
+def _output(f: Fields) -> m.Output:
+    return m.Output(name=f.text("name"), shape=f.integers("shape"))
+
+
+def _resize(f: Fields) -> m.Resize:
+    parsed = m.Resize(
+        mode=f.text("mode", m.RESIZE_MODES),
+        size=f.integers("size"),
+        interpolation=f.text("interpolation", m.INTERPOLATIONS),
+        antialias=f.boolean("antialias"),
+    )
+    if len(parsed.size) != (1 if parsed.mode == "shorter" else 2):
+        f.fault("size", f"has {len(parsed.size)} items, which does not fit the mode {parsed.mode!r}")
+    if not parsed.antialias and parsed.interpolation not in ("", "nearest", "bilinear", "bicubic"):
+        f.fault("antialias", f"is false, and {parsed.interpolation} is not defined without")
+    return parsed
+
+
+def _preprocessing(f: Fields) -> m.Preprocessing:
+    crop = f.raw("crop")
+    parsed = m.Preprocessing(
+        exif=f.text("exif", m.EXIF_RULES),
+        alpha=f.text("alpha", m.ALPHA_RULES),
+        color_order=f.text("color_order", m.COLOR_ORDERS),
+        resize=f.optional_record("resize", _resize),
+        crop=None if crop is None else f.integers("crop", 2)[:2],  # type: ignore[arg-type]
+        scale=f.number("scale"),
+        mean=f.numbers("mean"),
+        std=f.numbers("std"),
+        in_graph=f.boolean("in_graph"),
+    )
+    if any(value <= 0 for value in parsed.std):
+        f.fault("std", "has a value that is not positive")
+    return parsed
+
+
+def _limits(f: Fields) -> m.Limits:
+    return m.Limits(
+        max_error=f.optional_number("max_error"),
+        mean_error=f.optional_number("mean_error"),
+        centred_cosine=f.optional_number("centred_cosine"),
+        top1_agreement=f.optional_number("top1_agreement"),
+    )
+
+
+def _parity(f: Fields) -> m.Parity:
+    return m.Parity(
+        samples=f.integer("samples", 1),
+        undecided=f.integer("undecided"),
+        max_error=f.number("max_error"),
+        mean_error=f.number("mean_error"),
+        centred_cosine=f.number("centred_cosine"),
+        snr_db=f.number("snr_db"),
+        top1_agreement=f.number("top1_agreement"),
+        top5_agreement=f.number("top5_agreement"),
+    )
+
+
+def _gate(f: Fields) -> m.Gate:
+    return m.Gate(
+        passed=f.boolean("passed"),
+        executor=f.text("executor"),
+        emulated=f.boolean("emulated"),
+        limits=f.record("limits", _limits),
+        parity=f.record("parity", _parity),
+    )
+
+
+def _kept(f: Fields) -> m.KeptLayer:
+    return m.KeptLayer(node=f.text("node"), precision=f.text("precision", m.PRECISIONS), reason=f.text("reason"))
+
+
+def _variant(f: Fields) -> m.Variant:
+    return m.Variant(
+        id=f.text("id"),
+        precision=f.text("precision", m.PRECISIONS),
+        scheme=f.optional_text("scheme", m.SCHEMES),
+        file=f.record("file", _file),
+        gate=f.record("gate", _gate),
+        kept_higher=f.records("kept_higher", _kept),
+    )
+
+
+def _engine(f: Fields) -> m.Engine:
+    return m.Engine(
+        id=f.text("id"),
+        variant=f.text("variant"),
+        file=f.record("file", _file),
+        builder=f.text("builder"),
+        builder_version=f.text("builder_version"),
+        platform=f.text("platform"),
+        gpu=f.optional_text("gpu"),
+        compute_capabilities=f.texts("compute_capabilities"),
+        compatibility=f.text("compatibility"),
+        profiles=f.records("profiles", _batch),
+        verified_on=f.optional_text("verified_on"),
+    )
+
+
+def _check_references(parsed: m.Manifest, faults: list[str]) -> None:
+    """What one record says of another."""
+    for what, names in (
+        ("variants", [variant.id for variant in parsed.variants]),
+        ("engines", [engine.id for engine in parsed.engines]),
+        ("outputs", [output.name for output in parsed.outputs]),
+    ):
+        faults.extend(f"{what} holds {name!r} twice" for name in sorted({n for n in names if names.count(n) > 1}))
+    if not parsed.outputs:
+        faults.append("outputs is empty")
+    if not parsed.variants:
+        faults.append("variants is empty")
+    faults.extend(
+        f"engines: {engine.id!r} is of the variant {engine.variant!r}, which is not in variants"
+        for engine in parsed.engines
+        if parsed.variant(engine.variant) is None
+    )
+    faults.extend(
+        f"variants: {variant.id!r} did not pass its gate" for variant in parsed.variants if not variant.gate.passed
+    )
+    channels = parsed.input.channels
+    if channels != (1 if parsed.preprocessing.color_order == "L" else 3):
+        faults.append(f"preprocessing.color_order {parsed.preprocessing.color_order} does not give {channels} channels")
+    for name, values in (("mean", parsed.preprocessing.mean), ("std", parsed.preprocessing.std)):
+        if len(values) != channels:
+            faults.append(f"preprocessing.{name} has {len(values)} items, and the input has {channels} channels")
+    if parsed.preprocessing.in_graph != (parsed.input.dtype == "uint8"):
+        faults.append(f"preprocessing.in_graph does not fit an input of dtype {parsed.input.dtype}")
+    records = [variant.file for variant in parsed.variants] + [engine.file for engine in parsed.engines]
+    records += [parsed.check, parsed.report] + ([parsed.labels] if parsed.labels else [])
+    seen: dict[str, m.FileRecord] = {}
+    for record in records:
+        if seen.setdefault(record.path, record) != record:
+            faults.append(f"{record.path!r} stands with two digests or sizes")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
+    return names.get(type(value), "object")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

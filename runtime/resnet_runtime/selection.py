@@ -1,0 +1,85 @@
+"""Which backend and which variant: a pure function of the manifest and of what this host is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .backends.base import EMULATED, NATIVE, BackendFacts
+from .errors import InputError, UnavailableError
+from .manifest import PRECISIONS, Manifest, Variant
+
+PREFERENCE: Final = (
+    ("openvino", "bf16"),
+    ("openvino", "fp16"),
+    ("openvino", "fp32"),
+    ("onnxruntime", "fp32"),
+)
+"""Fastest first, where each is computed natively: 16-bit arithmetic is twice as wide, and OpenVINO is faster than ONNX
+Runtime on ResNets. docs/architecture.md, "Which backend", has the measurements."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to run, and why: one sentence for each combination that was passed over, then for the one that was taken."""
+
+    backend: str
+    variant: str
+    precision: str
+    reasons: tuple[str, ...]
+
+
+def choose(
+    manifest: Manifest, host: Sequence[BackendFacts], *, backend: str = "auto", precision: str = "auto"
+) -> Choice:
+    """The fastest combination that the host computes natively and whose gate passed.
+
+    Args:
+        manifest: of the bundle.
+        host: the facts of the backends to choose from.
+        backend: a name, or auto.
+        precision: one of ``PRECISIONS``, or auto. One that is named may be emulated; auto never takes an emulated one.
+
+    Raises:
+        InputError: there is no such precision.
+        UnavailableError: the bundle or the host has no such combination.
+    """
+    if precision not in ("auto", *PRECISIONS):
+        raise InputError(f"there is no precision {precision!r}: take auto, {', '.join(PRECISIONS)}")
+    usable = [facts for facts in host if facts.missing is None and backend in ("auto", facts.name)]
+    if not usable:
+        missing = [facts.missing for facts in host if facts.missing and backend in ("auto", facts.name)]
+        if len(missing) == 1:
+            raise UnavailableError(missing[0])
+        raise UnavailableError("no backend is installed here: install one of these", details=missing)
+    if precision != "auto" and not any(variant.precision == precision for variant in manifest.variants):
+        held = ", ".join(variant.id for variant in manifest.variants)
+        raise UnavailableError(f"the bundle has no {precision} variant: it has {held}")
+    return _first(manifest, usable, precision)
+
+
+def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str) -> Choice:
+    reasons: list[str] = []
+    for name, wanted in PREFERENCE:
+        facts = next((facts for facts in usable if facts.name == name), None)
+        if facts is None or precision not in ("auto", wanted):
+            continue
+        variant = _variant(manifest, wanted)
+        how = facts.precisions.get(wanted)
+        if variant is None:
+            reasons.append(f"{wanted} on {name}: not in the bundle")
+        elif how is None:
+            reasons.append(f"{wanted} on {name}: this CPU has no {wanted} arithmetic, it would be another precision")
+        elif how == EMULATED and precision == "auto":
+            reasons.append(f"{wanted} on {name}: emulated on this CPU, right but slow")
+        else:
+            why = "the fastest that this host computes natively" if how == NATIVE else "as asked for, emulated here"
+            reasons.append(f"{wanted} on {name}: {why if precision == 'auto' or how == EMULATED else 'as asked for'}")
+            return Choice(name, variant.id, wanted, tuple(reasons))
+    names = ", ".join(facts.name for facts in usable)
+    raise UnavailableError(f"nothing in the bundle can be computed by {names} on this host", details=reasons)
+
+
+def _variant(manifest: Manifest, precision: str) -> Variant | None:
+    return next((variant for variant in manifest.variants if variant.precision == precision), None)

@@ -1,0 +1,180 @@
+"""A session: one variant of a bundle, loaded into one backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends import host_facts, open_backend
+from .backends.base import Arrays, Backend, Pending, Signature, signature_from_manifest
+from .bundle import Bundle
+from .errors import ClosedError, InputError, UnavailableError
+from .selection import Choice, choose
+
+if TYPE_CHECKING:
+    from .preprocess import Image
+
+
+def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto", precision: str = "auto") -> Session:
+    """Open a bundle and load its fastest variant, or the one that was asked for.
+
+    Args:
+        path: the bundle's directory.
+        backend: ``auto``, ``openvino``, ``onnxruntime``, or an object that is a ``Backend``.
+        precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``.
+
+    Raises:
+        BundleError: the directory is not an intact bundle.
+        InputError: there is no such backend or precision.
+        UnavailableError: this host lacks what was asked for.
+        BackendError: the backend failed to load the graph.
+    """
+    return session_from_bundle(Bundle.open(path), backend=backend, precision=precision)
+
+
+def session_from_bundle(bundle: Bundle, *, backend: str | Backend = "auto", precision: str = "auto") -> Session:
+    """As ``load``, from a bundle that is open."""
+    manifest = bundle.manifest
+    signature = signature_from_manifest(manifest)
+    labels = bundle.labels()
+    if not isinstance(backend, str):
+        if backend.signature != signature:
+            raise UnavailableError("the backend that was passed in does not have the signature of the bundle")
+        choice = Choice(backend.description, "", precision, ("the backend was passed in",))
+        return Session(bundle, backend, choice, labels)
+    choice = choose(manifest, host_facts(backend), backend=backend, precision=precision)
+    variant = manifest.variant(choice.variant)
+    assert variant is not None
+    model = bundle.read(variant.file)
+    return Session(bundle, open_backend(choice.backend, model, signature, choice.precision), choice, labels)
+
+
+class Session:
+    """Answers batches; thread-safe. Made by ``load``; close it, or use it with ``with``.
+
+    Attributes:
+        bundle: what it was loaded from. Nothing more of it is read later.
+        choice: which backend and variant were taken, and why.
+        labels: the names of the classes, or None.
+        signature: the input and the outputs.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, choice: Choice, labels: tuple[str, ...] | None) -> None:
+        self.bundle = bundle
+        self.choice = choice
+        self.labels = labels
+        self.signature: Signature = backend.signature
+        self._backend: Backend | None = backend
+
+    @property
+    def description(self) -> str:
+        """The backend's library, its version and its precision."""
+        return self._open().description
+
+    def preprocess(self, images: Sequence[Image]) -> NDArray[Any]:
+        """The batch of some images, as the model was trained to see them.
+
+        Args:
+            images: file names, bytes of image files, Pillow images, or uint8 arrays (H, W) or (H, W, C).
+
+        Returns:
+            (N, C, H, W) float32, or (N, H, W, C) uint8 where the preprocessing is in the graph.
+
+        Raises:
+            ImageError: one of them cannot be read as an image.
+        """
+        from .preprocess import batch_from_images
+
+        manifest = self.bundle.manifest
+        return batch_from_images(images, manifest.preprocessing, manifest.input)
+
+    def infer(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The outputs by name, each (N, ...) float32.
+
+        Args:
+            batch: (N, ...) of the signature's dtype and shape, N at least 1. A batch over the largest size is split,
+                and a small one is padded; neither shows in the answer.
+
+        Raises:
+            InputError: the batch has another shape or dtype.
+            BackendError: the backend failed.
+            ClosedError: the session is closed.
+        """
+        backend = self._open()
+        batch = self._validated(batch)
+        name, largest = self.signature.input.name, self.signature.largest_batch
+        if len(batch) <= largest:
+            return backend.start({name: batch}).result()
+        parts = [
+            backend.start({name: batch[first : first + largest]}).result() for first in range(0, len(batch), largest)
+        ]
+        return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self.signature.outputs}
+
+    def start(self, batch: NDArray[Any], outputs: Arrays | None = None, stream: object | None = None) -> Pending:
+        """Start one call of the backend and return at once, where the backend can.
+
+        Args:
+            batch: as ``infer`` takes it, N up to the signature's largest batch; not to be written to before
+                ``result()`` has returned.
+            outputs: arrays of the caller's to write into, by output name: (N, ...) float32.
+            stream: the caller's stream on the backend's device; None on a CPU.
+
+        Raises:
+            InputError: the batch or an output has another shape or dtype.
+        """
+        backend = self._open()
+        batch = self._validated(batch)
+        if len(batch) > self.signature.largest_batch:
+            raise InputError(
+                f"the batch holds {len(batch)} samples, and one call takes {self.signature.largest_batch}: "
+                "split it, or call infer(), which does"
+            )
+        for spec in self.signature.outputs:
+            array = (outputs or {}).get(spec.name)
+            wanted = (len(batch), *spec.shape)
+            if array is not None and (array.shape != wanted or array.dtype != spec.dtype):
+                raise InputError(
+                    f"the output array {spec.name!r} is {array.shape} {array.dtype}, and the answer is "
+                    f"{wanted} {spec.dtype}"
+                )
+        return backend.start({self.signature.input.name: batch}, outputs, stream)
+
+    def close(self) -> None:
+        """Free the backend; a second call does nothing."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> Backend:
+        if self._backend is None:
+            raise ClosedError("the session is closed: load the bundle again")
+        return self._backend
+
+    def _validated(self, batch: NDArray[Any]) -> NDArray[Any]:
+        spec = self.signature.input
+        if not isinstance(batch, np.ndarray):
+            raise InputError(f"the batch is a {type(batch).__name__}, not a numpy array")
+        if batch.shape[1:] != spec.shape or batch.ndim == 0:
+            wanted = ", ".join(map(str, spec.shape))
+            raise InputError(f"the batch has the shape {batch.shape}, and the model takes (N, {wanted})")
+        if batch.dtype != spec.dtype:
+            raise InputError(
+                f"the batch has the dtype {batch.dtype}, and the model takes {spec.dtype}: preprocess() makes it, "
+                f"or convert it yourself"
+            )
+        if len(batch) == 0:
+            raise InputError("the batch is empty: give at least one sample")
+        return np.ascontiguousarray(batch)
