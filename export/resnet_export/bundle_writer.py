@@ -85,8 +85,8 @@ def check_destination(destination: Path, *, force: bool) -> None:
     """Say now what would fail at the end.
 
     Raises:
-        DestinationError: something stands there that may not be replaced, or the folder around it is missing or cannot be
-            written.
+        DestinationError: something stands there that may not be replaced, or the folder around it is missing or
+            cannot be written.
     """
     if destination.is_symlink() or destination.exists():
         if not force:

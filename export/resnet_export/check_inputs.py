@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
 from resnet_runtime.manifest import Input, Preprocessing
 from resnet_runtime.preprocess import normalized
 
 
 def varied_pixels(count: int, height: int, width: int, channels: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Images (N, H, W, C) of four kinds in turn: gradients, blobs, 1/f noise, edges; all contrasts and colors differ."""
+    """Images (N, H, W, C) of four kinds in turn: gradients, blobs, 1/f noise, edges; contrasts and colors differ."""
     random = np.random.default_rng(seed)
     kinds = (_gradient, _blobs, _natural_noise, _edges)
     images = [kinds[i % len(kinds)](random, height, width, channels) for i in range(count)]
@@ -57,7 +58,8 @@ def _edges(random: np.random.Generator, height: int, width: int, channels: int) 
     y, x = _grid(height, width)
     angle, period = random.uniform(0, np.pi), random.uniform(2, 12)
     wave = np.sin(2 * np.pi * period * (np.cos(angle) * x + np.sin(angle) * y))
-    return np.sign(wave)[..., None] * random.uniform(-1, 1, channels)
+    image: Float64 = np.sign(wave)[..., None] * random.uniform(-1, 1, channels)
+    return image
 
 
 def _as_bytes(random: np.random.Generator, image: Float64) -> NDArray[np.uint8]:
@@ -66,4 +68,5 @@ def _as_bytes(random: np.random.Generator, image: Float64) -> NDArray[np.uint8]:
     low, high = min(low, 160.0), max(high, low + 64.0, 96.0)
     smallest, largest = image.min(), image.max()
     unit = (image - smallest) / max(largest - smallest, 1e-12)
-    return np.clip(np.rint(low + unit * (min(high, 255.0) - low)), 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(np.rint(low + unit * (min(high, 255.0) - low)), 0, 255).astype(np.uint8)
+    return pixels

@@ -70,7 +70,9 @@ def _gates(context: click.Context, parameter: click.Parameter, values: tuple[str
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("checkpoint", metavar="MODEL", type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="The bundle [MODEL's stem.bundle].")
+@click.option(
+    "-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="The bundle [MODEL's stem.bundle]."
+)
 @click.option("--arch", metavar="NAME", help="The architecture of a state_dict [read from its tensors].")
 @click.option(
     "--stride-in", type=click.Choice(["3x3", "1x1"]), help="Which convolution of a bottleneck strides [3x3, assumed]."
@@ -103,7 +105,9 @@ def _gates(context: click.Context, parameter: click.Parameter, values: tuple[str
     type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
     help="Of the resize [bilinear].",
 )
-@click.option("--color-order", type=click.Choice(["RGB", "BGR", "L"]), help="What the channels are [RGB, or L for one].")
+@click.option(
+    "--color-order", type=click.Choice(["RGB", "BGR", "L"]), help="What the channels are [RGB, or L for one]."
+)
 @click.option("--labels", metavar="FILE", type=click.Path(path_type=Path), help="Text, one class a line.")
 @click.option(
     "--reference",
@@ -167,8 +171,7 @@ def _missing(error: ImportError) -> Exception:
     from .errors import ResnetExportError
 
     return ResnetExportError(
-        f"the exporter needs the package {error.name!r}, which is not installed here: "
-        "pip install 'resnet-export[cpu]'"
+        f"the exporter needs the package {error.name!r}, which is not installed here: pip install 'resnet-export[cpu]'"
     )
 
 
@@ -187,9 +190,7 @@ def _options(arguments: dict[str, Any]) -> Any:
     if isinstance(crop, tuple):
         crop = crop if len(crop) == 2 else crop * 2
     smallest, optimal, largest = arguments["batch"] or (1, 8, 32)
-    limits = {
-        name: dataclasses.replace(DEFAULT_LIMITS[name], **arguments["gates"].get(name, {})) for name in VARIANTS
-    }
+    limits = {name: dataclasses.replace(DEFAULT_LIMITS[name], **arguments["gates"].get(name, {})) for name in VARIANTS}
     chosen = arguments["variants"]
     return ExportOptions(
         model=ModelOptions(
@@ -216,4 +217,3 @@ def _options(arguments: dict[str, Any]) -> Any:
         labels=arguments["labels"],
         force=arguments["force"],
     )
-

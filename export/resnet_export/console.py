@@ -79,8 +79,8 @@ class Console:
         if emulated:
             names = " and ".join(verdict.variant.id for verdict in emulated)
             self._output.print(
-                f"[dim]{names}: this CPU has no such arithmetic, so the gate was passed in emulation; "
-                f"`resnet-run --check` repeats it where there is.[/]"
+                f"[dim]Errors are of the spread, beside what is allowed. * {names}: this CPU has no such arithmetic, so the "
+                f"gate was passed in emulation; resnet-run --check repeats it where there is.[/]"
             )
         path = shlex.quote(str(result.path))
         self._output.print(f"\nThe bundle is {path}. Next:\n  resnet-run {path} IMAGE.jpg")
@@ -110,32 +110,27 @@ class _Stage:
 
 
 def _table(result: ExportResult) -> rich.table.Table:
-    """A row a variant: what was needed beside what is allowed."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("variant", "MB", "max error", "allowed", "mean error", "allowed", "SNR", "top-1", "top-5", "gate"):
-        table.add_column(title, justify="left" if title in ("variant", "gate") else "right")
+    """A row a variant: what was needed beside what is allowed; at most 80 columns."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for title in ("variant", "MB", "max error", "mean error", "SNR", "top-1", "top-5", "gate"):
+        table.add_column(title, justify="left" if title in ("variant", "gate") else "right", no_wrap=True)
     for verdict in result.report.verdicts:
         variant = verdict.variant
         parity, limits = variant.gate.parity, variant.gate.limits
-        decided = parity.samples - parity.undecided
-        verdict_text = "[red]failed[/]" if verdict.faults else "[green]passed[/]"
         table.add_row(
             variant.id,
             f"{variant.file.size / 1e6:.1f}",
-            _percent(parity.max_error),
-            _percent(limits.max_error),
-            _percent(parity.mean_error),
-            _percent(limits.mean_error),
+            _against(parity.max_error, limits.max_error),
+            _against(parity.mean_error, limits.mean_error),
             f"{parity.snr_db:.0f} dB",
-            f"{parity.top1_agreement:.0%} of {decided}",
+            f"{parity.top1_agreement:.0%} of {parity.samples - parity.undecided}",
             f"{parity.top5_agreement:.0%}",
-            verdict_text + (", emulated" if variant.gate.emulated else ""),
+            "[red]failed[/]" if verdict.faults else "[green]passed[/]" + ("*" if variant.gate.emulated else ""),
         )
     return table
 
 
-def _percent(value: float | None) -> str:
-    """An error relative to the spread."""
-    if value is None:
-        return "-"
-    return f"{value:.2%}" if value >= 1e-4 else f"{value * 100:.1g}%"
+def _against(value: float, allowed: float | None) -> str:
+    """An error beside what is allowed, both in percent of the spread."""
+    shown = f"{value:.2%}" if 1e-4 <= value < 1e3 else f"{value * 100:.0e}%".replace("e-0", "e-").replace("e+0", "e+")
+    return shown if allowed is None else f"{shown} / {100 * allowed:g}%"

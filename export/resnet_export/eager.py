@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from resnet_runtime.manifest import Preprocessing
 from resnet_runtime.parity import spread
 
 from .errors import ReferenceFileError, SignatureError
 from .source import SourceModel
-from .trace import Traceable, callable_of, named_outputs
+from .trace import Traceable, callable_of, first_line, named_outputs
 
 _AT_ONCE = 4
 
@@ -52,10 +53,20 @@ def answers_from_module(
         fixed_batch: the only batch size that the module takes; None: any.
 
     Raises:
-        SignatureError: the module computes a value that is not finite.
+        SignatureError: the module does not take the inputs, does not return tensors, or computes a value that is not
+            finite.
     """
     network = callable_of(module)
-    single = _run(network, inputs, preprocessing, torch.float32, fixed_batch)
+    try:
+        single = _run(network, inputs, preprocessing, torch.float32, fixed_batch)
+    except SignatureError:
+        raise
+    except Exception as error:  # whatever the module's own code raises
+        height, width = inputs.shape[1:3] if preprocessing.in_graph else inputs.shape[2:]
+        raise SignatureError(
+            f"the model does not take images of {height}x{width} pixels in {len(preprocessing.mean)} channels: "
+            f"{first_line(error)}; give the right size with --input-shape C,H,W"
+        ) from None
     double = copy.deepcopy(network).double()
     exact = _run(double, inputs, preprocessing, torch.float64, fixed_batch)
     for name, array in exact.items():

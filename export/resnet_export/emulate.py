@@ -1,8 +1,9 @@
 """A 16-bit graph computed in FP32 with every result rounded to the 16-bit type, for hosts without that arithmetic.
 
-What rounds are Cast nodes in the graph itself, FP32 to 16 bits and back: an executor that computes FP16 graphs in FP32
-(ONNX Runtime does) removes the casts that it added itself, not those. Sums are accumulated in FP32, as a GPU's tensor cores
-and a CPU's matrix units accumulate them. ``rounds`` shows, on a graph whose result tells, that an executor does round.
+What rounds are Cast nodes in the graph itself, FP32 to 16 bits and back: an executor that computes FP16 graphs in
+FP32 (ONNX Runtime does) removes the casts that it added itself, not those. Sums are accumulated in FP32, as a GPU's
+tensor cores and a CPU's matrix units accumulate them. ``rounds`` shows, on a graph whose result tells, that an
+executor does round.
 """
 
 from __future__ import annotations
@@ -13,11 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .graph import IR_VERSION, OPSET, Graph, add_initializer, constant_of, name_of
+from .graph import IR_VERSION, MADE_OF_INPUTS, OPSET, Graph, add_initializer, constant_of, name_of
 from .host_session import batches, executor_name, session_from_graph
-
-_EXACT = {"Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Identity"}
-"""Operators whose result is made of their inputs' values: nothing to round."""
 
 TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
@@ -26,8 +24,8 @@ def emulated_graph(graph: Graph, precision: str) -> Graph:
     """The graph in FP32 with explicit rounding.
 
     Args:
-        graph: for fp16 the strongly typed graph, in which the FP16 tensors are rounded; for bf16 the FP32 graph, in which
-            every tensor and every weight is, as a backend does that runs it in bf16.
+        graph: for fp16 the strongly typed graph, in which the FP16 tensors are rounded; for bf16 the FP32 graph, in
+            which every tensor and every weight is, as a backend does that runs it in bf16.
         precision: fp16 or bf16.
     """
     rounded_type = TYPES[precision]
@@ -41,7 +39,7 @@ def emulated_graph(graph: Graph, precision: str) -> Graph:
         if node.op_type == "Cast" and node.attributes["to"].as_int() == int(ir.DataType.FLOAT16):
             node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
         for value in node.outputs:
-            if value.dtype == narrow and node.op_type not in _EXACT:
+            if value.dtype == narrow and node.op_type not in MADE_OF_INPUTS:
                 _round(body, node, value, rounded_type)
             if value.dtype == ir.DataType.FLOAT16:
                 value.type = ir.TensorType(ir.DataType.FLOAT)

@@ -17,6 +17,11 @@ from .errors import PassError
 OPSET = 20
 IR_VERSION = 10
 
+MADE_OF_INPUTS = frozenset(
+    {"Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Identity"}
+)
+"""Operators whose results are values of their inputs (or 0): nothing is rounded, and nothing reaches further."""
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -63,7 +68,8 @@ class Graph:
 
     def to_bytes(self) -> bytes:
         """The ONNX file; the same graph gives the same bytes."""
-        return ir.to_proto(self.model).SerializeToString(deterministic=True)
+        data: bytes = ir.to_proto(self.model).SerializeToString(deterministic=True)
+        return data
 
 
 def graph_from_bytes(data: bytes) -> Graph:
@@ -112,7 +118,7 @@ def insert_before(
     node: ir.Node, op_type: str, inputs: list[ir.Value], name: str, *, like: ir.Value, **attributes: object
 ) -> ir.Value:
     """Insert a node with one output before ``node`` and return the output, which has the shape and type of ``like``."""
-    made = ir.node(op_type, inputs, attributes=attributes, name=name)  # type: ignore[arg-type]
+    made = ir.node(op_type, inputs, attributes=attributes, name=name)
     output = made.outputs[0]
     output.name = name
     output.shape = like.shape
@@ -127,4 +133,3 @@ def remove_unused(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
-

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .graph import Graph, name_of
+from .graph import MADE_OF_INPUTS, Graph, name_of
 from .host_session import batches, executor_name, session_from_graph
 
 _AT_ONCE = 4
@@ -19,7 +19,7 @@ class Observation:
     """What a graph did with some inputs.
 
     Attributes:
-        ranges: the (smallest, largest) value of each floating point tensor that depends on the input.
+        ranges: of each floating point tensor that depends on the input, what its values lie between.
         outputs: by name, (N, ...) float32.
         executor: what computed them.
     """
@@ -50,8 +50,23 @@ def observation_from_graph(graph: Graph, inputs: NDArray[np.generic]) -> Observa
             ranges[name] = (float(np.minimum(before[0], found[low])), float(np.maximum(before[1], found[high])))
     if graph.input.dtype == ir.DataType.FLOAT:
         ranges[graph.input_name] = (float(inputs.min()), float(inputs.max()))
+    _bound_the_rest(graph, ranges)
     outputs = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(graph.output_names)}
     return Observation(ranges, outputs, executor_name())
+
+
+def _bound_the_rest(graph: Graph, ranges: dict[str, tuple[float, float]]) -> None:
+    """A tensor made of its inputs' values reaches no further than they do; it need not be watched."""
+    for node in graph.nodes():
+        if node.op_type not in MADE_OF_INPUTS or node.outputs[0].dtype != ir.DataType.FLOAT:
+            continue
+        known = [ranges[name_of(value)] for value in node.inputs if value is not None and name_of(value) in ranges]
+        if not known:
+            continue
+        low, high = min(pair[0] for pair in known), max(pair[1] for pair in known)
+        if node.op_type == "Relu":
+            low, high = max(low, 0.0), max(high, 0.0)
+        ranges[name_of(node.outputs[0])] = (low, high)
 
 
 def _watched(graph: Graph) -> tuple[Graph, dict[str, tuple[str, str]]]:
@@ -62,7 +77,7 @@ def _watched(graph: Graph) -> tuple[Graph, dict[str, tuple[str, str]]]:
     scalar = ir.TensorType(ir.DataType.FLOAT)
     for node in copy.nodes():
         for value in node.outputs:
-            if value.dtype != ir.DataType.FLOAT:
+            if value.dtype != ir.DataType.FLOAT or node.op_type in MADE_OF_INPUTS:
                 continue
             name = name_of(value)
             pairs[name] = (f"{name}/smallest", f"{name}/largest")

@@ -19,7 +19,7 @@ DEFAULT_LIMITS: Final[Mapping[str, Limits]] = {
     "bf16": Limits(max_error=0.10, mean_error=0.015, top1_agreement=0.98),
     "fp16": Limits(max_error=0.02, mean_error=0.003, top1_agreement=0.995),
 }
-"""Errors relative to the spread. fp32 is held to the folding's own, much smaller bound as well, where it is exported."""
+"""Errors relative to the spread. fp32 is held to the folding's own, much smaller bound too, where it is exported."""
 
 
 @dataclass(frozen=True, kw_only=True)

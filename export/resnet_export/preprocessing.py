@@ -71,7 +71,7 @@ def preprocessing_from_options(
 def _geometry(
     options: PreprocessingOptions, size: tuple[int, int], stem: str
 ) -> tuple[Resize | None, tuple[int, int] | None]:
-    """ImageNet's way: the shorter side to 256/224 of the input, then a center crop; CIFAR's: exactly the input's size."""
+    """ImageNet: the shorter side to 256/224 of the input, then a center crop; CIFAR: exactly the input's size."""
     interpolation = options.interpolation or "bilinear"
     crop = options.crop if isinstance(options.crop, tuple) else None
     if isinstance(options.resize, Resize):

@@ -134,7 +134,7 @@ def config_from_state_dict(
     if stride_in is not None:
         if config.block != "bottleneck":
             raise ArchitectureError(
-                f"--stride-in says where bottleneck blocks have their stride, and {_name(config)} has none: leave it out"
+                f"--stride-in is about bottleneck blocks, and {_name(config)} has none: leave it out"
             )
         config = dataclasses.replace(config, stride_in=stride_in)
     return Inferred(config, _name(config), _assumptions(config, stride_in))
@@ -164,6 +164,8 @@ def _config_from_shapes(state_dict: Mapping[str, Tensor]) -> ResNetConfig | None
         if match := re.fullmatch(r"layer([1-9]\d?)\.(0|[1-9]\d{0,3})\.conv1\.weight", name):
             stage, index = int(match[1]), int(match[2])
             depths[stage] = max(depths.get(stage, 0), index + 1)
+    if sum(depths.values()) > len(shapes):
+        return None  # blocks are numbered that are not there: a few names must not describe a huge network
     if not depths or sorted(depths) != list(range(1, len(depths) + 1)):
         return None
     stages = range(1, len(depths) + 1)
@@ -240,6 +242,7 @@ _FAMILIES: Final = (
         r"(layer\d+\.\d+\.)?(se\.fc\d|se_module|se\.conv)",
         "a ResNet with squeeze-and-excitation, which has no form here",
     ),
+    (r"fc\.\d+\.", "a ResNet with a head of several layers: save the whole network as TorchScript or .pt2"),
     (r"conv1\.[03]\.(weight|bias)$", "a ResNet with a deep stem (ResNet-D), which has no form here"),
     (r"stages\.\d+\.blocks\.\d+\.norm1\.|root\.conv", "a pre-activation ResNet (ResNetV2), which has no form here"),
     (r"layer\d+\.\d+\.shortcut\.|linear\.weight$", "a ResNet whose shortcuts or classifier have other names"),

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
+
 from resnet_runtime.manifest import Assumption, Source
 
 from .checkpoint import Checkpoint
@@ -86,7 +87,8 @@ def _from_state_dict(checkpoint: Checkpoint, options: ModelOptions) -> SourceMod
     shape = options.input_shape or default_input_shape(inferred.config)
     if shape[0] != inferred.config.in_channels:
         raise SignatureError(
-            f"--input-shape has {shape[0]} channels, and the model's first convolution takes {inferred.config.in_channels}"
+            f"--input-shape has {shape[0]} channels, and the model's first convolution takes "
+            f"{inferred.config.in_channels}"
         )
     return SourceModel(
         module=module,
@@ -101,15 +103,13 @@ def _from_state_dict(checkpoint: Checkpoint, options: ModelOptions) -> SourceMod
     )
 
 
-def _from_program(
-    checkpoint: Checkpoint, program: torch.export.ExportedProgram, options: ModelOptions
-) -> SourceModel:
+def _from_program(checkpoint: Checkpoint, program: torch.export.ExportedProgram, options: ModelOptions) -> SourceModel:
     """A program carries its own input shape, and its batch axis may be fixed."""
     names = program.graph_signature.user_inputs
     metas = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     if len(metas) != 1 or not isinstance(metas[0], torch.Tensor) or metas[0].ndim != 4:
         raise SignatureError(
-            f"{checkpoint.source.name} takes {len(metas)} inputs or one that is not (N, C, H, W), and a ResNet takes one"
+            f"{checkpoint.source.name} takes {len(metas)} inputs, or one that is not (N, C, H, W): a ResNet takes one"
         )
     if metas[0].dtype != torch.float32:
         raise SignatureError(f"{checkpoint.source.name} takes {metas[0].dtype}: export it again from a float32 module")

@@ -1,18 +1,19 @@
 """A graph from a module: ``torch.export`` first, the TorchScript exporter where that fails.
 
-The exporter's own optimizer stays off, so that nothing is folded but by the passes here. Nodes are named after the module
-that they come from (``layer1.0.conv1/Conv``); stack traces, paths and everything else that depends on where and how the
-export ran is removed.
+The exporter's own optimizer stays off, so that nothing is folded but by the passes here. Nodes are named after the
+module that they come from (``layer1.0.conv1/Conv``); stack traces, paths and everything else that depends on where
+and how the export ran is removed.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,31 +43,29 @@ class Traced:
     notes: tuple[str, ...]
 
 
-def graph_from_module(module: Traceable, input_shape: tuple[int, ...]) -> Traced:
+def graph_from_module(module: Traceable, input_shape: tuple[int, ...], names: Sequence[str]) -> Traced:
     """Trace a module in evaluation mode.
 
     Args:
-        module: takes one float32 tensor (N, \\*input_shape), and returns a tensor or a tuple, list or dict of tensors.
-        input_shape: without the batch axis.
+        module: takes one float32 tensor (N, C, H, W), and returns a tensor or a tuple, list or dict of tensors.
+        input_shape: (C, H, W).
+        names: of the outputs, in order, as ``named_outputs`` gives them.
 
     Returns:
-        A graph of opset 20 whose first axes are the symbolic dimension ``batch``, its input named ``input``, its
-        outputs ``logits``, or ``logits``, ``output_1``... where there are several.
+        A graph of opset 20 whose first axes are the symbolic dimension ``batch``, its input named ``input``.
 
     Raises:
-        SignatureError: the module does not take that input, or its outputs are not tensors.
         TraceError: neither exporter traces it.
     """
-    names = output_names(module, input_shape)
     attempts = []
     for exporter, trace in (("torch.export", _by_torch_export), ("TorchScript", _by_torchscript)):
         try:
-            with _quiet(), torch.no_grad():
-                model = trace(module, input_shape, names)
+            with _quiet(), _without_collector(), torch.no_grad():
+                model = trace(module, input_shape, list(names))
         except Exception as error:  # the exporters raise whatever the module's own code raises
-            attempts.append(f"{exporter}: {_first_line(error)}")
+            attempts.append(f"{exporter}: {first_line(error)}")
             continue
-        return Traced(_normalized(model, names), exporter, tuple(f"failed with {text}" for text in attempts))
+        return Traced(_normalized(model, list(names)), exporter, tuple(f"failed with {text}" for text in attempts))
     raise TraceError("PyTorch could not trace the module to ONNX by either of its exporters", details=attempts)
 
 
@@ -91,22 +90,6 @@ def named_outputs(result: Any) -> dict[str, torch.Tensor]:
     return dict(zip(names, tensors, strict=True))
 
 
-def output_names(module: Traceable, input_shape: tuple[int, ...]) -> list[str]:
-    """Run the module once on zeros, to see that it takes the shape and what it returns."""
-    try:
-        with torch.inference_mode(), _quiet():
-            result = callable_of(module)(torch.zeros(2, *input_shape))
-    except Exception as error:  # whatever the module's own code raises
-        if isinstance(module, torch.export.ExportedProgram):
-            return [OUTPUT_NAME]  # a program of a fixed batch takes no other; its own signature is used
-        shape = ", ".join(map(str, input_shape))
-        raise SignatureError(
-            f"the model does not take an input of shape (N, {shape}): {_first_line(error)}; "
-            "give the right one with --input-shape C,H,W"
-        ) from None
-    return list(named_outputs(result))
-
-
 def _by_torch_export(module: Traceable, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError("a TorchScript module cannot be traced by torch.export")
@@ -125,7 +108,9 @@ def _by_torch_export(module: Traceable, input_shape: tuple[int, ...], names: lis
         output_names=names,
     )
     assert exported is not None
-    return exported.model
+    model = exported.model
+    assert isinstance(model, ir.Model)
+    return model
 
 
 def _by_torchscript(module: Traceable, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
@@ -135,7 +120,7 @@ def _by_torchscript(module: Traceable, input_shape: tuple[int, ...], names: list
     torch.onnx.export(
         module,
         (torch.zeros(2, *input_shape),),
-        buffer,
+        buffer,  # type: ignore[arg-type]  # a file object is taken, and not declared
         dynamo=False,
         opset_version=OPSET,
         # EVAL would fold BatchNormalization already here, in float32.
@@ -234,7 +219,19 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _first_line(error: BaseException) -> str:
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Tracing makes millions of objects that live on, and the cyclic collector would go over them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def first_line(error: BaseException) -> str:
+    """An error's type and the first line of what it says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-

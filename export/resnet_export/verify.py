@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from resnet_runtime.backends import BACKENDS, facts_of
 from resnet_runtime.backends.base import EMULATED
 from resnet_runtime.bundle import Bundle, CheckData

@@ -109,9 +109,10 @@ def _guarded(arguments: Sequence[str], as_json: bool) -> int:
 
 
 def _fail(kind: str, message: str, details: Sequence[str], status: int, as_json: bool, hint: str = "") -> int:
-    click.echo("\n  ".join([f"Error: {message}", *details]) + hint, err=True)
+    texts = [unicode_name(text) for text in (message, *details)]  # they may quote a file's name
+    click.echo("\n  ".join(["Error: " + printable(texts[0]), *map(printable, texts[1:])]) + hint, err=True)
     if as_json:
-        _print_json({"error": {"type": kind, "message": message, "details": list(details)}})
+        _print_json({"error": {"type": kind, "message": texts[0], "details": texts[1:]}})
     return status
 
 

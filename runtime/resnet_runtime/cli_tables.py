@@ -46,9 +46,9 @@ def check_object(check: VariantCheck) -> dict[str, Any]:
 
 def check_table(found: Sequence[VariantCheck]) -> list[str]:
     """A table with a line for each check; under it what failed and what could not run, and why."""
-    rows = [("variant", "backend", "executor", "max error", "mean error", "top-1", "allowed", "verdict")]
-    rows += [_row(check) for check in found]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    heading = ("variant", "backend", "executor", "max error", "mean error", "top-1", "allowed", "verdict")
+    rows: list[tuple[str, ...]] = [heading, *(_row(check) for check in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for check in found:
         name = f"{check.variant} on {check.backend}" if check.backend else check.variant

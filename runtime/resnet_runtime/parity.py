@@ -1,8 +1,8 @@
 """How far a variant's answers are from eager's, and whether a gate lets them pass.
 
 All errors are relative to the *spread*: how far an output's elements move over different inputs, as the mean over the
-elements of (maximum over the inputs - minimum over the inputs). A network whose answers hardly depend on its input would
-pass any test that is relative to their size; here it fails.
+elements of (maximum over the inputs - minimum over the inputs). A network whose answers hardly depend on its input
+would pass any test that is relative to their size; here it fails.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def batch_from_images(images: Sequence[Image] | Pixels, preprocessing: Preproces
 
 
 def normalized(pixels: Pixels, preprocessing: Preprocessing, input: Input) -> NDArray[Any]:
-    """The arithmetic alone: what ``batch_from_images`` makes of pixels (N, H, W, C) in the model's size and color order."""
+    """The last step alone, of pixels (N, H, W, C) in the model's size and color order; see ``batch_from_images``."""
     if preprocessing.in_graph:
         return pixels
     table = _table(preprocessing)

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from resnet_export.resnet import ARCHITECTURES, ResNet, ResNetConfig, default_input_shape
 from resnet_export.resnet_config import blocks_from_config
 
+TINY = ResNetConfig(block="basic", layers=(1, 1), widths=(8, 16), stem="cifar", classes=10)
+"""A network of two blocks, where nothing depends on size."""
+
 
 def live_resnet(
     architecture: str | ResNetConfig,

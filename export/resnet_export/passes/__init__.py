@@ -1,4 +1,4 @@
-"""The passes over a graph. Each is one function in one file that returns a ``PassResult`` and changes nothing it got."""
+"""The passes over a graph. Each is one function in one file; it returns a ``PassResult`` and changes nothing."""
 
 from .fold_batchnorm import fold_batchnorm
 from .fold_constants import fold_constants

@@ -1,6 +1,7 @@
 """BatchNormalization folded into the convolution or the linear layer before it.
 
-With s = gamma / sqrt(var + epsilon), per output channel (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2):
+With s = gamma / sqrt(var + epsilon), per output channel (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section
+3.2):
 
     BN(conv(x, W) + b) = conv(x, s W) + s (b - mean) + beta
 
@@ -128,9 +129,7 @@ def _take_over(graph: ir.Graph, node: ir.Node, result: ir.Value, output: ir.Valu
     graph.remove(node, safe=True)
 
 
-def _set_input(
-    layer: ir.Node, index: int, array: Float64, dtype: np.dtype[np.generic], name: str, what: str
-) -> None:
+def _set_input(layer: ir.Node, index: int, array: Float64, dtype: np.dtype[np.generic], name: str, what: str) -> None:
     rounded = array.astype(dtype)
     if not np.isfinite(rounded).all():
         raise PassError(f"folding {name} gives {layer.name} a {what} that is not finite, and is refused")

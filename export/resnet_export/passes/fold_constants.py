@@ -18,6 +18,8 @@ from resnet_export.graph import Graph, add_initializer, constant_of, name_of, re
 
 from .result import PassResult, Skipped
 
+_Array = NDArray[np.generic] | None
+
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
@@ -46,7 +48,7 @@ def fold_constants(graph: Graph) -> PassResult:
         if any(value.is_graph_output() for value in node.outputs):
             skipped.append(Skipped(name, "it is an output of the graph"))
             continue
-        results = arrays if node.op_type in _BY_TYPE else _evaluate(node, arrays)
+        results = arrays if node.op_type in _BY_TYPE else list[_Array](_evaluate(node, arrays))
         _replace(model.graph, node, results)
         done.append(name)
     common.IdentityEliminationPass()(model)

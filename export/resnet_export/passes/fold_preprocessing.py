@@ -1,17 +1,18 @@
 """Scaling, mean, standard deviation and transpose inside the graph: bytes (N, H, W, C) in.
 
-A pixel p becomes (p scale - mean) / std = a (p - m) with a = scale / std and m = mean / scale. The factor a goes into the
-weights of the first convolution, in float64. The shift does not go into its bias: the convolution pads with zeros *after*
-normalization, which is m before it, so that a folded bias would be wrong at the borders. It stays one Sub, in FP32.
+A pixel p becomes (p scale - mean) / std = a (p - m) with a = scale / std and m = mean / scale. The factor a goes into
+the weights of the first convolution, in float64. The shift does not go into its bias: the convolution pads with zeros
+*after* normalization, which is m before it, so that a folded bias would be wrong at the borders. It stays one Sub, in
+FP32.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from resnet_runtime.manifest import Preprocessing
 
 from resnet_export.graph import Graph, add_initializer, constant_of, insert_before, name_of, static_shape
+from resnet_runtime.manifest import Preprocessing
 
 from .result import PassResult, Skipped
 
@@ -37,7 +38,7 @@ def fold_preprocessing(graph: Graph, preprocessing: Preprocessing) -> PassResult
     batch = old.shape[0] if old.shape is not None else "batch"
     scale = np.float64(preprocessing.scale)
     mean, std = np.asarray(preprocessing.mean, np.float64), np.asarray(preprocessing.std, np.float64)
-    users = list(old.uses())
+    users = [(use.node, use.idx) for use in old.uses()]
     first = next(node for node in copy.nodes() if any(value is old for value in node.inputs))
 
     old.name = f"{PREFIX}/normalized"
@@ -55,7 +56,7 @@ def fold_preprocessing(graph: Graph, preprocessing: Preprocessing) -> PassResult
     skipped: list[Skipped] = []
     if _scale_into(copy, users, factor):
         replacement = centred
-        done.extend(str(use.node.name) for use in users)
+        done.extend(str(node.name) for node, _ in users)
     else:
         reason = "the input is read by something else than convolutions with weights of their own: the factor is a Mul"
         skipped.append(Skipped(f"{PREFIX}/scaled", reason))
@@ -66,20 +67,22 @@ def fold_preprocessing(graph: Graph, preprocessing: Preprocessing) -> PassResult
     return PassResult(copy, tuple(done), tuple(skipped))
 
 
-def _scale_into(graph: Graph, users: list[ir.Usage], factor: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
+def _scale_into(
+    graph: Graph, users: list[tuple[ir.Node, int]], factor: np.ndarray[tuple[int], np.dtype[np.float64]]
+) -> bool:
     """Multiply the weights of the convolutions that read the input; False where one of the readers has none."""
-    for use in users:
-        weight = use.node.inputs[1] if use.node.op_type == "Conv" and use.idx == 0 else None
+    for node, index in users:
+        weight = node.inputs[1] if node.op_type == "Conv" and index == 0 else None
         array = constant_of(weight)
         if weight is None or array is None or array.shape[1] != len(factor) or len(weight.uses()) != 1:
             return False
     body = graph.model.graph
-    for use in users:
-        weight = use.node.inputs[1]
+    for node, _ in users:
+        weight = node.inputs[1]
         array = constant_of(weight)
         assert weight is not None
         assert array is not None
         scaled = array.astype(np.float64) * factor.reshape(1, -1, *(1,) * (array.ndim - 2))
         del body.initializers[name_of(weight)]
-        use.node.replace_input_with(1, add_initializer(body, name_of(weight), scaled.astype(array.dtype)))
+        node.replace_input_with(1, add_initializer(body, name_of(weight), scaled.astype(array.dtype)))
     return True

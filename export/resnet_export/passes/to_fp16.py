@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from resnet_runtime.manifest import KeptLayer
 
 from resnet_export.errors import PassError
 from resnet_export.graph import Graph, add_initializer, constant_of, insert_before, name_of, remove_unused, static_shape
+from resnet_runtime.manifest import KeptLayer
 
 from .fold_preprocessing import PREFIX
 from .result import PassResult, Skipped
@@ -25,9 +25,9 @@ FP16_MAX = float(np.finfo(np.float16).max)
 Ranges = Mapping[str, tuple[float, float]]
 
 _FLOAT = {
-    "Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish",
-    "Tanh", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Flatten", "Reshape",
-    "Transpose", "Squeeze", "Unsqueeze", "Concat", "Pad", "Slice", "Identity", "Softmax", "Max", "Min",
+    "Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid",
+    "HardSwish", "Tanh", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean",
+    "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Pad", "Slice", "Identity", "Softmax", "Max", "Min",
 }  # fmt: skip
 """Operators with one floating point type, which is that of every floating point input and output."""
 

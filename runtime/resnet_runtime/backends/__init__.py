@@ -6,6 +6,7 @@ import importlib
 from typing import Final
 
 from resnet_runtime.errors import InputError
+
 from .base import Backend, BackendFacts, Signature
 
 BACKENDS: Final = ("openvino", "onnxruntime")

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the portable fallback. It computes every floating point graph in FP32, and offers no other."""
+"""ONNX Runtime on the CPU: the portable fallback. It computes every graph in FP32, and nothing else is offered."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from resnet_runtime.errors import BackendError, ClosedError, UnavailableError
+
 from .base import NATIVE, Arrays, BackendFacts, Finished, Pending, Signature, deliver, refuse_stream
 
 

@@ -1,8 +1,8 @@
 """OpenVINO on the CPU: static shapes, and the precision always explicit and always looked at.
 
-OpenVINO takes INFERENCE_PRECISION_HINT as a wish: on a CPU without FP16 arithmetic it computes an "f16" model in FP32 and
-says so only in a property. So every precision is shown on a small convolution before it is offered (``facts``), and
-the loaded graph is looked at before it is used.
+OpenVINO takes INFERENCE_PRECISION_HINT as a wish: on a CPU without FP16 arithmetic it computes an "f16" model in FP32
+and says so only in a property. So every precision is shown on a small convolution before it is offered (``facts``),
+and the loaded graph is looked at before it is used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_runtime.errors import BackendError, ClosedError, UnavailableError
+
 from .base import EMULATED, NATIVE, Arrays, BackendFacts, Finished, Pending, Signature, deliver, refuse_stream
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -43,7 +44,8 @@ def facts() -> BackendFacts:
 
 
 def computes_in(precision: str) -> bool:
-    """Whether OpenVINO, asked for ``precision``, rounds to it: 100 * 300 * 8 is over FP16's range, and BF16 keeps 8 bits.
+    """Whether OpenVINO, asked for ``precision``, rounds to it: 100 * 300 * 8 is over FP16's range, and BF16 keeps 8
+    bits.
 
     The second convolution brings the value back into every range, so that only the value between the two tells.
     """

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_runtime.errors import BackendError, ClosedError
+
 from .base import Arrays, Finished, Pending, Signature, deliver, refuse_stream
 
 

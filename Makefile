@@ -1,0 +1,43 @@
+# Everything is run in .venv, which any of the targets makes. PYTHON=python3.12 make ... takes another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint types format bench clean
+
+help:  ## What there is to make.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "Python 3.11 to 3.13 is needed: PYTHON=python3.12 make ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed  ## Train a small ResNet on scanned digits, export it, run it, compare.
+	$(BIN)/python examples/digits.py
+
+test: .venv/installed lint types  ## Lint, types and every test that takes seconds.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/installed  ## The tests that take minutes.
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+format: .venv/installed  ## Mend what ruff can mend.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed  ## What an export, a call and an import cost on this machine.
+	$(BIN)/resnet-bench import
+	$(BIN)/resnet-bench overhead
+	$(BIN)/resnet-bench export
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

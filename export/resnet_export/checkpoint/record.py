@@ -1,0 +1,32 @@
+"""What was read from a checkpoint file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from resnet_runtime.manifest import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained network as its file has it. Exactly one of ``state_dict``, ``module`` and ``program`` is set.
+
+    Attributes:
+        source: the file's name without its folder, SHA-256 and size in bytes.
+        format: what the file is, such as "torch zip, state_dict", "safetensors" or "TorchScript".
+        state_dict: names to contiguous tensors on the CPU, all finite; floating-point numbers are float32, integers
+            and booleans are as they were. They may be mapped from the file: do not change it while they are used.
+        module: in eval mode, float32, on the CPU.
+        program: as ``torch.export.save`` wrote it.
+        notes: what was taken, converted and ignored, a sentence each.
+    """
+
+    source: Source
+    format: str
+    state_dict: dict[str, Tensor] | None = None
+    module: nn.Module | torch.jit.ScriptModule | None = None
+    program: torch.export.ExportedProgram | None = None
+    notes: tuple[str, ...] = ()
