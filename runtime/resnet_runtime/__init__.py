@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .errors import (
     BackendError,
     BundleError,
@@ -21,7 +23,9 @@ from .errors import (
     ResnetRuntimeError,
     UnavailableError,
 )
-from .session import Session, load
+
+if TYPE_CHECKING:
+    from .session import Session, load
 
 __all__ = [
     "BackendError",
@@ -36,3 +40,17 @@ __all__ = [
     "UnavailableError",
     "load",
 ]
+
+# The rest is imported when it is first asked for: a program that only catches the errors need not wait for it. Type
+# checkers do not see this function, and so still report a name that does not exist.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name in ("Session", "load"):
+            from . import session
+
+            return getattr(session, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -95,14 +95,26 @@ class Bundle:
         return data
 
     def labels(self) -> tuple[str, ...] | None:
-        """The names of the classes, or None where the bundle has none."""
+        """The names of the classes, or None where the bundle has none.
+
+        Raises:
+            BundleError: the file is not the one that was listed, is not UTF-8, or does not hold one label a class.
+        """
         if self.manifest.labels is None:
             return None
         try:
             text = self.read(self.manifest.labels).decode("utf-8")
         except UnicodeDecodeError as error:
             raise BundleError(f"{self.path}: labels.txt is not UTF-8 at byte {error.start}") from None
-        return tuple(text.removesuffix("\n").split("\n"))
+        labels = tuple(text.removesuffix("\n").split("\n"))
+        shape = self.manifest.outputs[0].shape
+        if shape != (len(labels),):
+            found = f"{shape[0]} classes" if len(shape) == 1 else f"an output of the shape {shape}"
+            raise BundleError(
+                f"{self.path}: labels.txt has {len(labels)} labels, and the model has {found}: export the model again "
+                "with one label a class"
+            )
+        return labels
 
     def check_data(self) -> CheckData:
         """The inputs of ``check.npz`` and eager's answers."""

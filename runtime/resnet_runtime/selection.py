@@ -22,7 +22,8 @@ Runtime on ResNets. docs/architecture.md, "Which backend", has the measurements.
 
 @dataclass(frozen=True)
 class Choice:
-    """What to run, and why: one sentence for each combination that was passed over, then for the one that was taken."""
+    """What to run, and why: one sentence for each backend that is missing here, for each combination that was passed
+    over, and for the one that was taken."""
 
     backend: str
     variant: str
@@ -42,25 +43,34 @@ def choose(
         precision: one of ``PRECISIONS``, or auto. One that is named may be emulated; auto never takes an emulated one.
 
     Raises:
-        InputError: there is no such precision.
+        InputError: there is no such backend or precision.
         UnavailableError: the bundle or the host has no such combination.
     """
-    if precision not in ("auto", *PRECISIONS):
-        raise InputError(f"there is no precision {precision!r}: take auto, {', '.join(PRECISIONS)}")
-    usable = [facts for facts in host if facts.missing is None and backend in ("auto", facts.name)]
+    check_precision(precision)
+    names = [facts.name for facts in host]
+    if backend not in ("auto", *names):
+        raise InputError(f"there is no backend {backend!r} to choose: take auto, {', '.join(names)}")
+    asked = [facts for facts in host if backend in ("auto", facts.name)]
+    usable = [facts for facts in asked if facts.missing is None]
+    missing = [facts.missing for facts in asked if facts.missing is not None]
     if not usable:
-        missing = [facts.missing for facts in host if facts.missing and backend in ("auto", facts.name)]
         if len(missing) == 1:
             raise UnavailableError(missing[0])
         raise UnavailableError("no backend is installed here: install one of these", details=missing)
     if precision != "auto" and not any(variant.precision == precision for variant in manifest.variants):
         held = ", ".join(variant.id for variant in manifest.variants)
         raise UnavailableError(f"the bundle has no {precision} variant: it has {held}")
-    return _first(manifest, usable, precision)
+    return _first(manifest, usable, precision, missing)
 
 
-def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str) -> Choice:
-    reasons: list[str] = []
+def check_precision(precision: str) -> None:
+    """Raise InputError where there is no such precision."""
+    if precision not in ("auto", *PRECISIONS):
+        raise InputError(f"there is no precision {precision!r}: take auto, {', '.join(PRECISIONS)}")
+
+
+def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str, missing: Sequence[str]) -> Choice:
+    reasons = list(missing)
     for name, wanted in PREFERENCE:
         facts = next((facts for facts in usable if facts.name == name), None)
         if facts is None or precision not in ("auto", wanted):
@@ -77,6 +87,12 @@ def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str) -
             why = "the fastest that this host computes natively" if how == NATIVE else "as asked for, emulated here"
             reasons.append(f"{wanted} on {name}: {why if precision == 'auto' or how == EMULATED else 'as asked for'}")
             return Choice(name, variant.id, wanted, tuple(reasons))
+    reasons += [
+        f"{variant.precision} on {facts.name}: the backend {facts.name} does not run {variant.precision} variants"
+        for variant in manifest.variants
+        for facts in usable
+        if precision in ("auto", variant.precision) and (facts.name, variant.precision) not in PREFERENCE
+    ]
     names = ", ".join(facts.name for facts in usable)
     raise UnavailableError(f"nothing in the bundle can be computed by {names} on this host", details=reasons)
 

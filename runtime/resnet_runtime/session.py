@@ -14,7 +14,7 @@ from .backends import host_facts, open_backend
 from .backends.base import Arrays, Backend, Pending, Signature, signature_from_manifest
 from .bundle import Bundle
 from .errors import ClosedError, InputError, UnavailableError
-from .selection import Choice, choose
+from .selection import Choice, check_precision, choose
 
 if TYPE_CHECKING:
     from .preprocess import Image
@@ -43,6 +43,11 @@ def session_from_bundle(bundle: Bundle, *, backend: str | Backend = "auto", prec
     signature = signature_from_manifest(manifest)
     labels = bundle.labels()
     if not isinstance(backend, str):
+        check_precision(precision)
+        if not isinstance(backend, Backend):
+            raise InputError(
+                f"the backend is a {type(backend).__name__}: give a name, or an object with the methods of Backend"
+            )
         if backend.signature != signature:
             raise UnavailableError("the backend that was passed in does not have the signature of the bundle")
         choice = Choice(backend.description, "", precision, ("the backend was passed in",))
@@ -125,7 +130,7 @@ class Session:
             stream: the caller's stream on the backend's device; None on a CPU.
 
         Raises:
-            InputError: the batch or an output has another shape or dtype.
+            InputError: the batch or an output has another shape or dtype, or an output is not known or is read-only.
         """
         backend = self._open()
         batch = self._validated(batch)
@@ -134,14 +139,8 @@ class Session:
                 f"the batch holds {len(batch)} samples, and one call takes {self.signature.largest_batch}: "
                 "split it, or call infer(), which does"
             )
-        for spec in self.signature.outputs:
-            array = (outputs or {}).get(spec.name)
-            wanted = (len(batch), *spec.shape)
-            if array is not None and (array.shape != wanted or array.dtype != spec.dtype):
-                raise InputError(
-                    f"the output array {spec.name!r} is {array.shape} {array.dtype}, and the answer is "
-                    f"{wanted} {spec.dtype}"
-                )
+        if outputs is not None:
+            self._validate_outputs(outputs, len(batch))
         return backend.start({self.signature.input.name: batch}, outputs, stream)
 
     def close(self) -> None:
@@ -178,3 +177,18 @@ class Session:
         if len(batch) == 0:
             raise InputError("the batch is empty: give at least one sample")
         return np.ascontiguousarray(batch)
+
+    def _validate_outputs(self, outputs: Arrays, count: int) -> None:
+        specs = {spec.name: spec for spec in self.signature.outputs}
+        for name, array in outputs.items():
+            if name not in specs:
+                raise InputError(f"there is no output {name!r}: the model has {', '.join(specs)}")
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"the output array {name!r} is a {type(array).__name__}, not a numpy array")
+            wanted, dtype = (count, *specs[name].shape), specs[name].dtype
+            if array.shape != wanted or array.dtype != dtype:
+                raise InputError(
+                    f"the output array {name!r} is {array.shape} {array.dtype}, and the answer is {wanted} {dtype}"
+                )
+            if not array.flags.writeable:
+                raise InputError(f"the output array {name!r} is read-only: give one that can be written to")

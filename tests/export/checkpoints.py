@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def saved_safetensors(path: Path, value: Mapping[str, Tensor]) -> Path:
     return path
 
 
-def saved_tar(path: Path, tensor: Tensor, value: Callable[[Tensor], object] | None = None) -> Path:
-    """The layout of PyTorch 0.1: a tar of pickles, with one float32 tensor as ``weight``."""
+def saved_tar(path: Path, tensor: Tensor, *, payload: object = None) -> Path:
+    """The layout of PyTorch 0.1: a tar of pickles, with one float32 tensor as ``weight`` and ``payload`` beside it."""
     storages = pickle.dumps(1, 2) + pickle.dumps((1, "cpu", torch.FloatStorage), 2)
     # The storage itself: its number of elements, then the numbers.
     storages += tensor.numel().to_bytes(8, "little") + tensor.numpy().tobytes() + pickle.dumps([], 2)
@@ -56,7 +57,7 @@ def saved_tar(path: Path, tensor: Tensor, value: Callable[[Tensor], object] | No
             return 7 if isinstance(item, Tensor) else None
 
     buffer = io.BytesIO()
-    Persistent(buffer, 2).dump({"weight": tensor})
+    Persistent(buffer, 2).dump({"weight": tensor, "payload": payload})
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for name, data in (("storages", storages), ("tensors", tensors), ("pickle", buffer.getvalue())):
             info = tarfile.TarInfo(name)
@@ -85,4 +86,4 @@ class Payload:
     marker: Path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.marker,))
+        return (os.mkdir, (str(self.marker),))

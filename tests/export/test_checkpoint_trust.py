@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,26 +59,27 @@ def answers(module: Any) -> torch.Tensor:
 def test_no_code_of_a_pickle_runs(tmp_path: Path, save: Any) -> None:
     marker = tmp_path / "marker"
     path = save(tmp_path / "model.pt", {"state_dict": STATE, "payload": Payload(marker)})
-    assert "needs pathlib.Path.touch to be loaded" in untrusted(path) or "pathlib" in untrusted(path)
+    assert f"needs {os.mkdir.__module__}.mkdir to be loaded" in untrusted(path)
     assert not marker.exists()
     checkpoint_from_file(path, trust=True)
     assert marker.exists()  # so that the payload would have run
 
 
-@both
-def test_no_code_runs_where_the_pickle_has_another_protocol(tmp_path: Path, save: Any) -> None:
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_no_code_runs_whatever_the_protocol_of_the_pickle(tmp_path: Path, protocol: int) -> None:
     marker = tmp_path / "marker"
-    path = save(tmp_path / "model.pt", STATE)
-    for protocol in (0, 1, 3, 4, 5):
-        torch.save({"a": torch.ones(1), "b": Payload(marker)}, path, pickle_protocol=protocol)
-        with pytest.raises(CheckpointError):
-            checkpoint_from_file(path)
+    path = saved(tmp_path / "model.pt", {"a": 1, "b": Payload(marker)}, pickle_protocol=protocol)
+    assert f"needs {os.mkdir.__module__}.mkdir to be loaded" in untrusted(path)
     assert not marker.exists()
 
 
 def test_no_code_of_a_tar_runs(tmp_path: Path) -> None:
-    path = saved_tar(tmp_path / "model.pt", torch.ones(2))
+    marker = tmp_path / "marker"
+    path = saved_tar(tmp_path / "model.pt", torch.ones(2), payload=Payload(marker))
     assert "is in PyTorch's oldest format" in untrusted(path)
+    assert not marker.exists()
+    checkpoint_from_file(path, trust=True)
+    assert marker.exists()
 
 
 def test_the_oldest_format_is_read_with_trust(tmp_path: Path) -> None:
@@ -229,13 +232,11 @@ def test_a_torch_export_archive_is_refused_and_read_with_trust(tmp_path: Path, n
 def test_the_older_layout_of_torch_export_is_recognized(tmp_path: Path) -> None:
     source = exported_file(tmp_path / "new.pt2")
     path = tmp_path / "model.pt2"
-    import zipfile
-
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
         new.writestr("serialized_exported_program.json", old.read(next(n for n in old.namelist() if "model.json" in n)))
         new.writestr("version", "8.8")
     assert "is a torch.export archive" in untrusted(path)
-    with pytest.raises(CheckpointError, match="is a torch.export archive that cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"is a torch\.export archive that cannot be loaded"):
         checkpoint_from_file(path, trust=True)
 
 
@@ -247,20 +248,18 @@ def test_a_damaged_program_is_refused_with_trust(tmp_path: Path) -> None:
         checkpoint_from_file(path, trust=True)
     assert "\n" not in caught.value.message
     path = rewritten_zip(exported_file(tmp_path / "b.pt2"), tmp_path / "c.pt2", {"model.json": b"{}"})
-    with pytest.raises(CheckpointError, match="is a torch.export archive that cannot be loaded") as caught:
+    with pytest.raises(CheckpointError, match=r"is a torch\.export archive that cannot be loaded") as caught:
         checkpoint_from_file(path, trust=True)
     assert "\n" not in caught.value.message
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_weights_are_not_for_a_program(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="--weights ema is not in model.pt, a TorchScript archive of one network"):
+    with pytest.raises(CheckpointError, match=r"--weights ema is not in model\.pt, a TorchScript archive"):
         checkpoint_from_file(torchscript_file(tmp_path / "model.pt"), trust=True, weights="ema")
 
 
 def test_a_bomb_in_a_program_is_refused(tmp_path: Path) -> None:
-    import zipfile
-
     path = tmp_path / "model.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("m/constants.pkl", b"x", zipfile.ZIP_STORED)

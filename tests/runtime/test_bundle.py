@@ -11,6 +11,7 @@ import pytest
 
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import BundleError, ManifestError
+from resnet_runtime.manifest import Output
 
 from .bundles import (
     LABELS,
@@ -73,7 +74,28 @@ def test_a_bundle_without_labels_has_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_is_a_label(tmp_path: Path, content: bytes, labels: tuple[str, ...]) -> None:
-    assert Bundle.open(write_sample(tmp_path / "b", files={"labels.txt": content})).labels() == labels
+    outputs = (Output(name="logits", shape=(len(labels),)),)
+    assert Bundle.open(write_sample(tmp_path / "b", files={"labels.txt": content}, outputs=outputs)).labels() == labels
+
+
+@pytest.mark.parametrize(
+    ("content", "shape", "found"),
+    [
+        (b"a\nb\nc\n", (4,), "labels.txt has 3 labels, and the model has 4 classes"),
+        (b"a\nb\nc\nd\n\n", (4,), "labels.txt has 5 labels, and the model has 4 classes"),
+        (b"", (4,), "labels.txt has 1 labels, and the model has 4 classes"),
+        (b"a\nb\nc\nd\n", (4, 2, 2), "labels.txt has 4 labels, and the model has an output of the shape (4, 2, 2)"),
+    ],
+)
+def test_labels_that_are_not_one_a_class(tmp_path: Path, content: bytes, shape: tuple[int, ...], found: str) -> None:
+    outputs = (Output(name="logits", shape=shape),)
+    bundle = write_sample(tmp_path / "b", files={"labels.txt": content}, outputs=outputs)
+    assert refusal(bundle, "labels.txt") == f"{bundle}: {found}: export the model again with one label a class"
+
+
+def test_labels_are_of_the_first_output(tmp_path: Path) -> None:
+    outputs = (Output(name="logits", shape=(4,)), Output(name="features", shape=(9,)))
+    assert Bundle.open(write_sample(tmp_path / "b", outputs=outputs)).labels() == LABELS
 
 
 def test_labels_that_are_not_utf_8(tmp_path: Path) -> None:

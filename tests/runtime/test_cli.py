@@ -123,8 +123,9 @@ def test_without_labels_the_index_stands_alone(here: Path, asked: Asked, capsys:
 
 def test_fewer_labels_than_classes(here: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     write_sample(here / "few", files={"labels.txt": b"red\n"})
-    _, out, _ = run(capsys, "few", "red.png", "--top", "2")
-    assert out == "red.png\n   47.54%  0  red\n   17.49%  1\n"
+    status, out, err = run(capsys, "few", "red.png", "--top", "2")
+    assert (status, out) == (2, "")
+    assert err.startswith("Error: few: labels.txt has 1 labels, and the model has 4 classes")
 
 
 def test_indices_are_aligned(here: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,7 +262,7 @@ def test_an_answer_that_is_not_finite(here: Path, asked: Asked, capsys: pytest.C
 
 
 def test_an_output_that_cannot_be_ranked(here: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    write_sample(here / "map", outputs=(Output(name="map", shape=(4, 2, 2)),))
+    write_sample(here / "map", files={"labels.txt": None}, outputs=(Output(name="map", shape=(4, 2, 2)),))
     status, out, err = run(capsys, "map", "red.png", "--quiet")
     assert (status, out) == (2, "")
     assert err.startswith("Error: the output 'map' has the shape (4, 2, 2), and only one number a class can be ranked")
@@ -337,7 +338,7 @@ def test_a_file_name_that_is_not_utf_8(here: Path, asked: Asked, capsys: pytest.
 
 
 def test_a_label_that_the_terminal_cannot_show(here: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_sample(here / "b2", files={"labels.txt": "猫\n".encode()})
+    write_sample(here / "b2", files={"labels.txt": "猫\na\nb\nc\n".encode()})
     stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", stream)
     assert main(["b2", "red.png", "--top", "1"]) == 0

@@ -99,6 +99,8 @@ def _check_sizes(path: Path, infos: list[zipfile.ZipInfo], size: int) -> None:
     deflated = [info for info in infos if info.compress_type != zipfile.ZIP_STORED]
     if any(info.flag_bits & 0x1 for info in infos):
         raise CheckpointError(f"{path.name} is an encrypted zip archive: decrypt it first")
+    if any(not 0 <= info.header_offset < size for info in infos):
+        raise CheckpointError(f"{path.name} has records that begin outside the file: it is damaged")
     if any(info.file_size != info.compress_size for info in stored) or sum(i.file_size for i in stored) > size:
         raise CheckpointError(f"{path.name} has records that claim more bytes than the file has: it is damaged")
     for info in deflated:

@@ -130,7 +130,8 @@ def _take_over(graph: ir.Graph, node: ir.Node, result: ir.Value, output: ir.Valu
 
 
 def _set_input(layer: ir.Node, index: int, array: Float64, dtype: np.dtype[np.generic], name: str, what: str) -> None:
-    rounded = array.astype(dtype)
+    with np.errstate(over="ignore"):
+        rounded = array.astype(dtype)
     if not np.isfinite(rounded).all():
         raise PassError(f"folding {name} gives {layer.name} a {what} that is not finite, and is refused")
     graph = layer.graph
@@ -157,7 +158,8 @@ def _become_scale_and_shift(node: ir.Node, affine: _Affine, name: str) -> None:
     assert original is not None
     values = []
     for what, array in (("scale", affine.scale), ("shift", affine.shift)):
-        rounded = array.astype(original.dtype)
+        with np.errstate(over="ignore"):
+            rounded = array.astype(original.dtype)
         if not np.isfinite(rounded).all():
             raise PassError(f"{name} has a {what} that is not finite, and is refused")
         values.append(add_initializer(graph, f"{name}.{what}", rounded.reshape(shape)))

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_runtime.errors import InputError
+from resnet_runtime.errors import BackendError, InputError
 from resnet_runtime.manifest import Manifest
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -115,6 +115,20 @@ def refuse_stream(stream: object | None, backend: str) -> None:
     """Raise InputError where a stream is given to a backend that runs on the host."""
     if stream is not None:
         raise InputError(f"the backend {backend} runs on the CPU and takes no stream: leave stream out")
+
+
+def refuse_misfit(results: Mapping[str, Any], signature: Signature, count: int, backend: str) -> None:
+    """Raise BackendError where the answer to ``count`` samples is not what the signature promises."""
+    for spec in signature.outputs:
+        array = results.get(spec.name)
+        wanted = (count, *spec.shape)
+        if not isinstance(array, np.ndarray):
+            raise BackendError(f"the backend {backend} gave no output {spec.name!r}, which the manifest lists")
+        if array.shape != wanted or array.dtype != spec.dtype:
+            raise BackendError(
+                f"the backend {backend} gave {spec.name!r} as {array.shape} {array.dtype}, and the manifest lists "
+                f"{wanted} {spec.dtype}"
+            )
 
 
 def deliver(results: dict[str, NDArray[Any]], outputs: Arrays | None) -> dict[str, NDArray[Any]]:

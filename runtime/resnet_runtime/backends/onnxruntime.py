@@ -10,7 +10,17 @@ import numpy as np
 
 from resnet_runtime.errors import BackendError, ClosedError, UnavailableError
 
-from .base import NATIVE, Arrays, BackendFacts, Finished, Pending, Signature, deliver, refuse_stream
+from .base import (
+    NATIVE,
+    Arrays,
+    BackendFacts,
+    Finished,
+    Pending,
+    Signature,
+    deliver,
+    refuse_misfit,
+    refuse_stream,
+)
 
 
 @functools.cache
@@ -79,6 +89,7 @@ class OnnxRuntimeBackend:
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from None
         named = {output: array[:count] for output, array in zip(self._names, results, strict=True)}
+        refuse_misfit(named, self.signature, count, "onnxruntime")
         return Finished(deliver(named, outputs))
 
     def close(self) -> None:

@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 
 from resnet_runtime.errors import BackendError, ClosedError, UnavailableError
 
-from .base import EMULATED, NATIVE, Arrays, BackendFacts, Finished, Pending, Signature, deliver, refuse_stream
+from .base import (
+    EMULATED,
+    NATIVE,
+    Arrays,
+    BackendFacts,
+    Finished,
+    Pending,
+    Signature,
+    deliver,
+    refuse_misfit,
+    refuse_stream,
+)
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES: Final = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
@@ -29,12 +40,11 @@ _MAX_COMPILED: Final = 4
 def facts() -> BackendFacts:
     """Which precisions this CPU computes, each shown on a convolution whose result tells them apart."""
     try:
-        core = _core()
+        listed = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     except ImportError:
         return BackendFacts("openvino", None, "openvino is not installed here: pip install 'resnet-export[openvino]'")
     except RuntimeError as error:
         return BackendFacts("openvino", None, f"openvino finds no usable CPU device here: {_first_line(error)}")
-    listed = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     shown = {
         precision: NATIVE if _CAPABILITIES[precision] in listed else EMULATED
         for precision in HINTS
@@ -117,6 +127,8 @@ class OpenVINOBackend:
             padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
             padded[:count] = batch
             batch = padded
+        elif not batch.flags.writeable:
+            batch = batch.copy()  # OpenVINO shares no memory that it could not write to
         return compiled.start(batch, count, outputs)
 
     def close(self) -> None:
@@ -148,20 +160,21 @@ class OpenVINOBackend:
         try:
             model = self._model.clone()
             model.reshape([size, *self.signature.input.shape])
-            compiled = _core().compile_model(model, "CPU", _config(self._precision))
+            compiled = _Compiled(_core().compile_model(model, "CPU", _config(self._precision)), self.signature)
         except RuntimeError as error:
             raise BackendError(
                 f"OpenVINO cannot compile the {self._precision} graph for batches of {size}: {_first_line(error)}"
             ) from None
-        _refuse_other_precision(compiled, self._precision)
-        return _Compiled(compiled, self.signature)
+        _refuse_other_precision(compiled.model, self._precision)
+        return compiled
 
 
 class _Compiled:
     """A compiled graph of one batch size, with its idle infer requests."""
 
     def __init__(self, compiled: Any, signature: Signature) -> None:
-        self._compiled = compiled
+        self.model = compiled
+        self._signature = signature
         self._idle: list[Any] = []
         self._lock = threading.Lock()
         self._outputs = [(spec.name, compiled.output(spec.name)) for spec in signature.outputs]
@@ -171,7 +184,7 @@ class _Compiled:
 
     def start(self, batch: NDArray[Any], count: int, outputs: Arrays | None) -> Pending:
         with self._lock:
-            request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+            request = self._idle.pop() if self._idle else self.model.create_infer_request()
         try:
             request.set_input_tensor(self._tensor(batch, shared_memory=True))
             request.start_async()
@@ -188,6 +201,7 @@ class _Compiled:
             raise BackendError(f"OpenVINO failed: {_first_line(error)}") from None
         with self._lock:
             self._idle.append(request)
+        refuse_misfit(results, self._signature, count, "openvino")
         return deliver(results, outputs)
 
 

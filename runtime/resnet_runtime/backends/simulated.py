@@ -10,15 +10,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from resnet_runtime.errors import BackendError, ClosedError
 
-from .base import Arrays, Finished, Pending, Signature, deliver, refuse_stream
+from .base import Arrays, Finished, Pending, Signature, deliver, refuse_misfit, refuse_stream
 
 
 class SimulatedBackend:
@@ -46,14 +45,13 @@ class SimulatedBackend:
             raise ClosedError("the backend was closed: make a new one")
         batch = inputs[self.signature.input.name]
         results = self._function(batch)
-        for spec in self.signature.outputs:
-            array = results.get(spec.name)
-            wanted = (len(batch), *spec.shape)
-            if not isinstance(array, np.ndarray) or array.shape != wanted or array.dtype != spec.dtype:
-                raise BackendError(
-                    f"the simulated backend's function gave no {spec.name!r} of shape {wanted} and dtype {spec.dtype}"
-                )
-        return Finished(deliver({spec.name: results[spec.name] for spec in self.signature.outputs}, outputs))
+        if not isinstance(results, Mapping):
+            raise BackendError(
+                f"the simulated backend's function gave a {type(results).__name__}, not a dict of arrays by output name"
+            )
+        refuse_misfit(results, self.signature, len(batch), "simulated")
+        # Copied: an answer is the caller's own, and the function may give its input or an array that it keeps.
+        return Finished(deliver({spec.name: results[spec.name].copy() for spec in self.signature.outputs}, outputs))
 
     def close(self) -> None:
         """Refuse every later call."""
