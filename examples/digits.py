@@ -16,16 +16,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-import resnet_runtime
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+import resnet_runtime
 from resnet_export.emulate import answers_from_emulation
 from resnet_export.graph import graph_from_bytes
 from resnet_export.resnet import ResNet
 from resnet_export.resnet_config import ResNetConfig
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch import nn
 
 SIZE = 32
 MEAN, STD = 0.3, 0.35
@@ -81,7 +82,13 @@ def train(images: list[Image.Image], labels: np.ndarray) -> ResNet:
     """A ResNet with CIFAR's stem and three stages, SGD with a one-cycle schedule and shifts of up to 3 pixels."""
     torch.manual_seed(0)
     config = ResNetConfig(
-        block="basic", layers=(1, 1, 1), widths=(16, 32, 64), stem="cifar", in_channels=1, classes=10, width_per_group=64
+        block="basic",
+        layers=(1, 1, 1),
+        widths=(16, 32, 64),
+        stem="cifar",
+        in_channels=1,
+        classes=10,
+        width_per_group=64,
     )
     model = ResNet(config)
     inputs, targets = normalized(images), torch.from_numpy(labels)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -68,7 +69,7 @@ class StagedBundle:
         try:
             _sync_folder(self.path)
             self.path.chmod(0o777 & ~_umask())
-            if self._force and self.destination.exists():
+            if self._force and _refuse_unless_free(self.destination, force=True):
                 _exchange(self.path, self.destination)
             else:
                 _rename_to_nothing(self.path, self.destination)
@@ -87,17 +88,30 @@ def check_destination(destination: Path, *, force: bool) -> None:
     Raises:
         DestinationError: something stands there that may not be replaced, or the folder around it is missing or
             cannot be written.
+        WriteError: the disk is full.
     """
-    if destination.is_symlink() or destination.exists():
-        if not force:
-            raise DestinationError(f"{destination} exists: choose another -o, or replace it with --force")
-        if destination.is_symlink() or not (destination / MANIFEST_NAME).is_file():
-            raise DestinationError(f"{destination} exists and is not a bundle, so --force does not replace it")
+    _refuse_unless_free(destination, force=force)
     folder = destination.parent
     if not folder.is_dir():
         raise DestinationError(f"the folder {folder} for the bundle does not exist: make it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise DestinationError(f"the folder {folder} cannot be written: choose another -o")
+    # Tried rather than asked: access() knows nothing of file systems that refuse even root, or of names too long.
+    _new_folder(destination).rmdir()
+
+
+def _refuse_unless_free(destination: Path, *, force: bool) -> bool:
+    """Whether there is a bundle to replace; whatever else stands there is refused."""
+    try:
+        link = destination.is_symlink()
+        if not link and not destination.exists():
+            return False
+        bundle = not link and (destination / MANIFEST_NAME).is_file()
+    except OSError as error:
+        raise DestinationError(f"{destination} cannot be written: {error.strerror}: choose another -o") from None
+    if not force:
+        raise DestinationError(f"{destination} exists: choose another -o, or replace it with --force")
+    if not bundle:
+        raise DestinationError(f"{destination} exists and is not a bundle, so --force does not replace it")
+    return True
 
 
 @contextmanager
@@ -105,15 +119,12 @@ def staged_bundle(destination: Path, *, force: bool = False) -> Iterator[StagedB
     """A staging folder beside ``destination``; whatever of it is not published is removed.
 
     Raises:
-        DestinationError: as ``check_destination``.
+        DestinationError, WriteError: as ``check_destination``.
     """
     destination = Path(os.path.abspath(destination))  # noqa: PTH100  resolve() would follow the last link
     check_destination(destination, force=force)
     _clear_stale(destination)
-    try:
-        path = Path(tempfile.mkdtemp(prefix=_prefix(destination), dir=destination.parent))
-    except OSError as error:
-        raise DestinationError(f"{destination} cannot be written: {error.strerror}: choose another -o") from None
+    path = _new_folder(destination)
     lock = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -124,12 +135,22 @@ def staged_bundle(destination: Path, *, force: bool = False) -> Iterator[StagedB
         os.close(lock)
 
 
+def _new_folder(destination: Path) -> Path:
+    """An empty folder beside ``destination``."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=_prefix(destination), dir=destination.parent))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise WriteError(f"{destination} cannot be written: {error.strerror}") from error
+        raise DestinationError(f"{destination} cannot be written: {error.strerror}: choose another -o") from None
+
+
 def _prefix(destination: Path) -> str:
     return f".{destination.name}.staging-"
 
 
 def _clear_stale(destination: Path) -> None:
-    for path in destination.parent.glob(f"{_prefix(destination)}*"):
+    for path in destination.parent.glob(f"{glob.escape(_prefix(destination))}*"):
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
@@ -151,10 +172,18 @@ def _exchange(source: Path, destination: Path) -> None:
     """Put ``source`` where ``destination`` was, and the other way round; the old one is removed with the staging."""
     if _renameat2(source, destination, _RENAME_EXCHANGE):
         return
-    aside = Path(tempfile.mkdtemp(prefix=_prefix(destination), dir=destination.parent)) / "old"
-    destination.rename(aside)
-    source.rename(destination)
-    shutil.rmtree(aside.parent, ignore_errors=True)
+    # Not by the prefix of staging: after a kill between the two renames it is the only copy of the old bundle.
+    aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.replaced-", dir=destination.parent)) / "old"
+    try:
+        destination.rename(aside)
+        try:
+            source.rename(destination)
+        except BaseException:
+            aside.rename(destination)
+            raise
+    finally:
+        if destination.exists():
+            shutil.rmtree(aside.parent, ignore_errors=True)
 
 
 def _renameat2(source: Path, destination: Path, flags: int) -> bool:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import json
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
 
+if TYPE_CHECKING:
+    from resnet_runtime.errors import ResnetRuntimeError
+
+    from .errors import ResnetExportError
+
 EXIT_VARIANT_DROPPED = 3
+EXIT_INTERRUPTED = 130
+_MAX_INTEGER = 2**31 - 1
 
 _EPILOG = (
     "Exit status: 0 done; 1 failed, nothing written; 2 the request or an input file is at fault, nothing written; "
@@ -31,7 +40,8 @@ def _numbers(kind: Callable[[str], Any], count: int | None, what: str) -> Callab
             items = tuple(kind(part) for part in value.split(","))
         except ValueError:
             items = ()
-        if not items or (count is not None and len(items) != count) or (kind is int and min(items) < 1):
+        whole = kind is not int or all(1 <= item <= _MAX_INTEGER for item in items)
+        if not items or (count is not None and len(items) != count) or not whole:
             raise click.BadParameter(f"{value!r} is not {what}")
         return items
 
@@ -68,7 +78,27 @@ def _gates(context: click.Context, parameter: click.Parameter, values: tuple[str
     return found
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Command(click.Command):
+    """A command whose parser fails as everything else does: in a sentence, and as JSON where that was asked for."""
+
+    def main(self, args: Any = None, *arguments: Any, **keywords: Any) -> Any:
+        """Run, and raise SystemExit."""
+        given = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in (given[: given.index("--")] if "--" in given else given)
+        from .errors import RequestError, ResnetExportError
+
+        try:
+            sys.exit(super().main(given, *arguments, **{**keywords, "standalone_mode": False}))
+        except click.ClickException as error:
+            sys.exit(_fail(RequestError(f"{error.format_message().rstrip('.')}; see resnet-export --help"), as_json))
+        except (click.Abort, KeyboardInterrupt):
+            _fail(ResnetExportError("interrupted"), as_json)
+            sys.exit(EXIT_INTERRUPTED)
+
+
+@click.command(
+    cls=_Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.argument("checkpoint", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="The bundle [MODEL's stem.bundle]."
@@ -134,6 +164,8 @@ def command(**arguments: Any) -> None:
 def main() -> None:
     """The entry point."""
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path need not fit the terminal's encoding
     command.main(prog_name="resnet-export")
 
 
@@ -146,33 +178,50 @@ def _terminate(number: int, frame: object) -> None:
 def _run(arguments: dict[str, Any]) -> int:
     from resnet_runtime.errors import ResnetRuntimeError
 
-    from .console import Console
-    from .errors import ResnetExportError
+    from .errors import ResnetExportError, WriteError
 
-    console = Console(quiet=arguments["quiet"], as_json=arguments["as_json"])
+    as_json = arguments["as_json"]
     try:
+        from .console import Console
         from .pipeline import bundle_from_checkpoint
 
+        console = Console(quiet=arguments["quiet"], as_json=as_json)
         checkpoint: Path = arguments["checkpoint"]
         destination = arguments["output"] or Path(f"{checkpoint.stem or 'model'}.bundle")
         result = bundle_from_checkpoint(checkpoint, destination, _options(arguments), console)
     except (ResnetExportError, ResnetRuntimeError) as error:
-        console.failure(error)
-        return error.exit_status
+        return _fail(error, as_json)
     except ImportError as error:
-        console.failure(_missing(error))
-        return 1
+        return _fail(_missing(error), as_json)
+    except MemoryError:
+        text = "the export needs more memory than this machine has: give a smaller --input-shape, if it is wrong"
+        return _fail(ResnetExportError(text), as_json)
+    except OSError as error:
+        return _fail(WriteError(f"the system refused something while the model was exported: {error}"), as_json)
     status = EXIT_VARIANT_DROPPED if result.dropped else 0
     console.finish(result, status)
     return status
 
 
-def _missing(error: ImportError) -> Exception:
+def _fail(error: ResnetExportError | ResnetRuntimeError, as_json: bool) -> int:
+    """One sentence on standard error, and what belongs to it as a list; the exit status. Needs no package but click."""
+    from resnet_runtime.cli_tables import printable, unicode_name
+
+    message, *details = (unicode_name(text) for text in (error.message, *error.details))  # they may quote a path
+    click.echo(f"{click.style('Error:', fg='red')} {printable(message)}", err=True)
+    for line in details:
+        click.echo(f"  {printable(line)}", err=True)
+    if as_json:
+        # ASCII, so that no terminal's encoding can break it.
+        click.echo(json.dumps({"error": {"type": type(error).__name__, "message": message, "details": details}}))
+    return error.exit_status
+
+
+def _missing(error: ImportError) -> ResnetExportError:
     from .errors import ResnetExportError
 
-    return ResnetExportError(
-        f"the exporter needs the package {error.name!r}, which is not installed here: pip install 'resnet-export[cpu]'"
-    )
+    what = f"the package {error.name!r}, which is not installed here" if error.name else f"what is not here: {error}"
+    return ResnetExportError(f"the exporter needs {what}: pip install 'resnet-export[cpu]'")
 
 
 def _options(arguments: dict[str, Any]) -> Any:

@@ -15,6 +15,8 @@ import rich.console
 import rich.markup
 import rich.table
 
+from resnet_runtime.cli_tables import printable, unicode_name
+
 from .progress import Stage
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ class Console:
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self._quiet = quiet
         self._as_json = as_json
-        self._errors = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
-        self._output = rich.console.Console(highlight=False, soft_wrap=True, stderr=as_json)
+        self._errors = rich.console.Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+        self._output = rich.console.Console(highlight=False, soft_wrap=True, emoji=False, stderr=as_json)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
@@ -53,36 +55,30 @@ class Console:
         for text in shown.warnings:
             self._errors.print(f"  [yellow]! warning:[/] {rich.markup.escape(text)}")
 
-    def failure(self, error: Exception) -> None:
-        """One sentence, and what belongs to it as a list."""
-        message = str(getattr(error, "message", error))
-        details = list(getattr(error, "details", ()))
-        self._errors.print(f"[red]Error:[/] {rich.markup.escape(message)}")
-        for line in details:
-            self._errors.print(f"  {rich.markup.escape(line)}")
-        if self._as_json:
-            self._print_json({"error": {"type": type(error).__name__, "message": message, "details": details}})
-
     def finish(self, result: ExportResult, status: int) -> None:
         """The table and the next command, or the JSON object."""
         if self._as_json:
             from .report import json_from_report
 
-            self._print_json({"bundle": str(result.path), "status": status, "report": json_from_report(result.report)})
+            bundle = unicode_name(str(result.path))
+            self._print_json({"bundle": bundle, "status": status, "report": json_from_report(result.report)})
         if self._quiet:
             return
         self._print_assumptions(result)
-        self._output.print(_table(result))
+        table = _table(result)
+        # Its own width also where the terminal has less, or is none: a figure that was cut off says nothing.
+        table.width = self._output.measure(table, options=self._output.options.update(width=1000)).maximum
+        self._output.print("", table, "", sep="\n")
         for name, faults in result.dropped.items():
             self._output.print(f"[red]{name} is not in the bundle:[/] {'; '.join(faults)}")
         emulated = [v for v in result.report.verdicts if v.variant.gate.emulated and not v.faults]
         if emulated:
             names = " and ".join(verdict.variant.id for verdict in emulated)
             self._output.print(
-                f"[dim]Errors are of the spread, beside what is allowed. * {names}: this CPU has no such arithmetic, so the "
-                f"gate was passed in emulation; resnet-run --check repeats it where there is.[/]"
+                f"[dim]Errors are of the spread, beside what is allowed. * {names}: this CPU has no such arithmetic, "
+                f"so the gate was passed in emulation; resnet-run --check repeats it where there is.[/]"
             )
-        path = shlex.quote(str(result.path))
+        path = rich.markup.escape(shlex.quote(printable(unicode_name(str(result.path)))))
         self._output.print(f"\nThe bundle is {path}. Next:\n  resnet-run {path} IMAGE.jpg")
 
     def _print_assumptions(self, result: ExportResult) -> None:
@@ -94,7 +90,7 @@ class Console:
             self._output.print(f"  {item.subject:<20} {rich.markup.escape(item.value):<34} [dim]{item.option}[/]")
 
     def _print_json(self, value: object) -> None:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")  # ASCII, whatever the terminal's encoding
 
 
 class _Stage:
@@ -110,8 +106,8 @@ class _Stage:
 
 
 def _table(result: ExportResult) -> rich.table.Table:
-    """A row a variant: what was needed beside what is allowed; at most 80 columns."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    """A row a variant: what was needed beside what is allowed."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for title in ("variant", "MB", "max error", "mean error", "SNR", "top-1", "top-5", "gate"):
         table.add_column(title, justify="left" if title in ("variant", "gate") else "right", no_wrap=True)
     for verdict in result.report.verdicts:

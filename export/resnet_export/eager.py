@@ -57,16 +57,7 @@ def answers_from_module(
             finite.
     """
     network = callable_of(module)
-    try:
-        single = _run(network, inputs, preprocessing, torch.float32, fixed_batch)
-    except SignatureError:
-        raise
-    except Exception as error:  # whatever the module's own code raises
-        height, width = inputs.shape[1:3] if preprocessing.in_graph else inputs.shape[2:]
-        raise SignatureError(
-            f"the model does not take images of {height}x{width} pixels in {len(preprocessing.mean)} channels: "
-            f"{first_line(error)}; give the right size with --input-shape C,H,W"
-        ) from None
+    single = _first_run(network, inputs, preprocessing, fixed_batch)
     double = copy.deepcopy(network).double()
     exact = _run(double, inputs, preprocessing, torch.float64, fixed_batch)
     for name, array in exact.items():
@@ -79,6 +70,26 @@ def answers_from_module(
         {name: array.astype(np.float64) for name, array in exact.items()},
         {name: array.astype(np.float32) for name, array in single.items()},
     )
+
+
+def _first_run(
+    network: torch.nn.Module,
+    inputs: NDArray[np.generic],
+    preprocessing: Preprocessing | None,
+    fixed_batch: int | None,
+) -> dict[str, NDArray[np.floating]]:
+    """In float32; what the module's own code raises becomes a SignatureError."""
+    try:
+        return _run(network, inputs, preprocessing, torch.float32, fixed_batch)
+    except SignatureError:
+        raise
+    except Exception as error:  # whatever the module's own code raises
+        in_graph = preprocessing is not None and preprocessing.in_graph
+        height, width, channels = inputs.shape[1:] if in_graph else (*inputs.shape[2:], inputs.shape[1])
+        raise SignatureError(
+            f"the model does not take images of {height}x{width} pixels in {channels} channels: "
+            f"{first_line(error)}; give the right size with --input-shape C,H,W"
+        ) from None
 
 
 def _run(
@@ -123,13 +134,14 @@ def reference_from_file(path: Path) -> Reference:
         raise ReferenceFileError(f"the reference {path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged archive raises whatever its parser meets
         raise ReferenceFileError(
-            f"the reference {path} is not an .npz file with numeric arrays 'input' and 'output': {error}"
+            f"the reference {path} is not an .npz file with numeric arrays 'input' and 'output': {first_line(error)}"
         ) from None
     missing = [key for key in ("input", "output") if key not in arrays]
     if missing:
         raise ReferenceFileError(f"the reference {path} has no array {' and no array '.join(map(repr, missing))}")
     given, expected = arrays["input"], arrays["output"]
-    if given.dtype.kind not in "fiu" or expected.dtype.kind != "f" or len(given) != len(expected) or given.ndim != 4:
+    shapes_fit = given.ndim == 4 and given.size > 0 and expected.size > 0 and given.shape[:1] == expected.shape[:1]
+    if given.dtype.kind not in "fiu" or expected.dtype.kind != "f" or not shapes_fit:
         raise ReferenceFileError(
             f"the reference {path} has an input of {given.shape} {given.dtype} and an output of {expected.shape} "
             f"{expected.dtype}: give the float32 input (N, C, H, W) of your model and its output (N, ...)"
@@ -164,7 +176,7 @@ def check_reference(model: SourceModel, reference: Reference, tolerance: float) 
         raise ReferenceFileError(
             f"the reference holds {len(reference.input)} samples, and the model takes batches of {model.fixed_batch}"
         )
-    outputs = _run(callable_of(model.module), reference.input, None, torch.float32, model.fixed_batch)
+    outputs = _first_run(callable_of(model.module), reference.input, None, model.fixed_batch)
     name, array = next(iter(outputs.items()))
     if array.shape != reference.output.shape:
         raise ReferenceFileError(

@@ -307,7 +307,7 @@ def _candidate(name: str, file: FileRecord, kept: tuple[KeptLayer, ...], options
 def _npz(data: CheckData) -> bytes:
     buffer = io.BytesIO()
     arrays = {"input": data.inputs, **{f"output.{name}": array for name, array in data.outputs.items()}}
-    np.savez(buffer, allow_pickle=False, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

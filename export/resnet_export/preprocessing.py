@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from resnet_runtime.manifest import Assumption, Preprocessing, Resize
@@ -24,7 +25,8 @@ def preprocessing_from_options(
         stem: ``imagenet`` or ``cifar``: which way is usual.
 
     Raises:
-        RequestError: mean or std does not have one value a channel, or a std is not positive.
+        RequestError: mean or std does not have one value a channel; a number is not finite, or not positive where it
+            divides or scales; or the images would not come out at the size that the model takes.
     """
     channels, height, width = input_shape
     assumed: list[Assumption] = []
@@ -33,6 +35,9 @@ def preprocessing_from_options(
         assumed.append(Assumption(subject=subject, value=str(value), option=option))
 
     resize, crop = _geometry(options, (height, width), stem)
+    _check_size(resize, crop, (height, width))
+    if options.interpolation is not None and resize is None:
+        raise RequestError(f"--interpolation {options.interpolation} is of a resize, and --resize none makes none")
     if options.resize is None:
         taken("resize", _resize_text(resize), "--resize")
     if options.crop is None and crop is not None:
@@ -44,11 +49,13 @@ def preprocessing_from_options(
         taken("mean", ",".join(f"{value:g}" for value in mean), "--mean")
     if options.std is None:
         taken("std", ",".join(f"{value:g}" for value in std), "--std")
-    if any(not value > 0 for value in std):
-        raise RequestError(f"--std is {','.join(f'{value:g}' for value in std)}, and a deviation is over 0")
-    scale = options.scale
-    if scale is None:
-        scale = 1 / 255
+    if not all(math.isfinite(value) for value in mean):
+        raise RequestError(f"--mean is {','.join(f'{value:g}' for value in mean)}, and a mean is a finite number")
+    if not all(0 < value < math.inf for value in std):
+        raise RequestError(f"--std is {','.join(f'{value:g}' for value in std)}, and a deviation is over 0 and finite")
+    scale = 1 / 255 if options.scale is None else options.scale
+    if not 0 < scale < math.inf:
+        raise RequestError(f"--scale is {scale:g}, and what a byte is multiplied with is over 0 and finite")
     color_order = options.color_order or ("L" if channels == 1 else "RGB")
     if options.color_order is None and channels != 1:
         taken("color order", color_order, "--color-order")
@@ -86,6 +93,19 @@ def _geometry(
     if options.crop is None and resize is not None and resize.mode == "shorter":
         crop = size
     return resize, crop
+
+
+def _check_size(resize: Resize | None, crop: tuple[int, int] | None, size: tuple[int, int]) -> None:
+    """Refuse what gives images of another size than the model's, whatever the image."""
+    taken = f"and the model takes {size[0]}x{size[1]}: set it by --input-shape C,H,W"
+    if crop is not None:
+        if crop != size:
+            raise RequestError(f"--crop gives {crop[0]}x{crop[1]} pixels, {taken}")
+    elif resize is not None and resize.mode == "exact":
+        if resize.size != size:
+            raise RequestError(f"--resize gives {resize.size[0]}x{resize.size[1]} pixels, {taken}")
+    elif resize is not None and resize.size[0] != min(size):
+        raise RequestError(f"--resize gives a shorter side of {resize.size[0]} pixels without a crop, {taken}")
 
 
 def _usual_statistics(channels: int, stem: str) -> tuple[Sequence[float], Sequence[float]]:

@@ -20,7 +20,7 @@ from resnet_runtime.manifest import Assumption
 from .errors import ArchitectureError
 from .resnet_config import ARCHITECTURES, COUNTER, EXPANSION, ResNetConfig, shapes_from_config
 
-_OWN_COPY: Final = "a TorchScript or .pt2 file of the network says it; --reference checks it"
+_OWN_COPY: Final = "--reference"
 
 
 @dataclass(frozen=True)

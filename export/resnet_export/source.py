@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from resnet_runtime.cli_tables import unicode_name
 from resnet_runtime.manifest import Assumption, Source
 
 from .checkpoint import Checkpoint
@@ -57,11 +58,13 @@ def model_from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Sour
         SignatureError: a traced program takes something else than one image batch.
         RequestError: an option does not apply to this kind of checkpoint.
     """
+    name = unicode_name(checkpoint.source.name)  # the manifest is UTF-8, and a file's name need not be
+    checkpoint = dataclasses.replace(checkpoint, source=dataclasses.replace(checkpoint.source, name=name))
     if checkpoint.state_dict is not None:
         return _from_state_dict(checkpoint, options)
-    for name, value in (("--arch", options.arch), ("--stride-in", options.stride_in)):
+    for option, value in (("--arch", options.arch), ("--stride-in", options.stride_in)):
         if value is not None:
-            raise RequestError(f"{name} is for a state_dict, and {checkpoint.source.name} holds its own architecture")
+            raise RequestError(f"{option} is for a state_dict, and {checkpoint.source.name} holds its own architecture")
     if checkpoint.program is not None:
         return _from_program(checkpoint, checkpoint.program, options)
     assert checkpoint.module is not None
@@ -92,7 +95,7 @@ def _from_state_dict(checkpoint: Checkpoint, options: ModelOptions) -> SourceMod
         )
     return SourceModel(
         module=module,
-        architecture=inferred.name,
+        architecture=_architecture(inferred),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         source=checkpoint.source,
         input_shape=shape,

@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from resnet_export.checkpoint import checkpoint_from_file
+from resnet_export.errors import CheckpointError, UntrustedError
 from resnet_export.resnet import ResNetConfig
 from tests.export.models import live_resnet
 
@@ -77,6 +80,22 @@ def rewritten_zip(source: Path, target: Path, changes: Mapping[str, bytes | None
             if data is not None:
                 new.writestr(info.filename, data, compress_type=compress)
     return target
+
+
+def refused(path: Path, **options: Any) -> str:
+    """The sentence with which the file is refused."""
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint_from_file(path, **options)
+    assert not isinstance(caught.value, UntrustedError)
+    assert caught.value.exit_status == 2
+    assert path.name in caught.value.message
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
 
 
 @dataclasses.dataclass

@@ -11,17 +11,16 @@ import pytest
 import torch
 
 from tests.export.checkpoints import (
+    refused,
     rewritten_zip,
     saved,
     saved_legacy,
     saved_safetensors,
     small_state_dict,
+    written,
 )
-from tests.export.test_checkpoint_refused import refused, written
 
 STATE = small_state_dict()
-
-
 HUGE = 1 << 40
 
 
@@ -34,7 +33,7 @@ def peak_of(path: Path) -> int:
     return peak
 
 
-def resident_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make torch's loader fail the test: the claim has to be refused before it is reached."""
 
     def reached(*_: object, **__: object) -> None:
@@ -57,14 +56,14 @@ def test_storage_that_claims_a_tebibyte_in_a_zip(tmp_path: Path, monkeypatch: py
     with zipfile.ZipFile(source) as archive:
         data = archive.read("a/data.pkl")
     path = rewritten_zip(source, tmp_path / "model.pt", {"data.pkl": claiming(data, HUGE)})
-    resident_limit_holds(monkeypatch)
+    forbid_loading(monkeypatch)
     assert f"its storage '0' is of 216 bytes and should have {HUGE * 4}" in refused(path)
 
 
 def test_storage_that_claims_a_tebibyte_in_a_legacy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved_legacy(tmp_path / "model.pt", STATE)
     written(path, claiming(path.read_bytes(), HUGE))
-    resident_limit_holds(monkeypatch)
+    forbid_loading(monkeypatch)
     needed = sum(8 + tensor.nbytes for tensor in STATE.values()) - 216 + HUGE * 4
     assert f"bytes of tensors are left of {needed}" in refused(path)
 
@@ -80,14 +79,14 @@ def test_tensor_that_reaches_past_its_storage_in_a_zip(tmp_path: Path, monkeypat
     with zipfile.ZipFile(source) as archive:
         data = archive.read("a/data.pkl")
     path = rewritten_zip(source, tmp_path / "model.pt", {"data.pkl": reaching_past_the_end(data)})
-    resident_limit_holds(monkeypatch)
+    forbid_loading(monkeypatch)
     assert "a tensor of 5082 elements in a storage of 5082" in refused(path)
 
 
 def test_tensor_that_reaches_past_its_storage_in_a_legacy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved_legacy(tmp_path / "model.pt", {"w.a": torch.zeros(77, 66)})
     written(path, reaching_past_the_end(path.read_bytes()))
-    resident_limit_holds(monkeypatch)
+    forbid_loading(monkeypatch)
     assert "a tensor of 5082 elements in a storage of 5082" in refused(path)
 
 
@@ -107,7 +106,7 @@ class Allocating:
 @pytest.mark.parametrize("function", [torch.FloatTensor, bytearray], ids=["torch.FloatTensor", "bytearray"])
 def test_call_that_makes_a_tebibyte_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
     path = saved(tmp_path / "model.pt", {"w.a": Allocating(function)})
-    resident_limit_holds(monkeypatch)
+    forbid_loading(monkeypatch)
     assert "asks for memory without giving data" in refused(path)
 
 

@@ -20,32 +20,18 @@ import torch
 from PIL import Image
 
 from resnet_export.checkpoint import checkpoint_from_file
-from resnet_export.errors import CheckpointError, UntrustedError
+from resnet_export.errors import CheckpointError
 from tests.export.checkpoints import (
+    refused,
     rewritten_zip,
     saved,
     saved_legacy,
     saved_safetensors,
     small_state_dict,
+    written,
 )
 
 STATE = small_state_dict()
-
-
-def refused(path: Path, **options: Any) -> str:
-    """The sentence with which the file is refused."""
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint_from_file(path, **options)
-    assert not isinstance(caught.value, UntrustedError)
-    assert caught.value.exit_status == 2
-    assert path.name in caught.value.message
-    assert "\n" not in caught.value.message
-    return caught.value.message
-
-
-def written(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
 
 
 def cut(path: Path, size: int) -> Path:

@@ -167,6 +167,7 @@ def test_another_pickle_protocol_is_refused_and_read_with_trust(tmp_path: Path, 
     assert all(torch.equal(tensors[name], tensor) for name, tensor in STATE.items())
 
 
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code:UserWarning")
 @pytest.mark.parametrize("whole", [True, False], ids=["module missing", "class missing"])
 @both
 def test_a_class_that_cannot_be_imported_is_named(tmp_path: Path, save: Any, whole: bool) -> None:

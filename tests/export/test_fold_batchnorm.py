@@ -73,7 +73,11 @@ def test_a_batchnorm_after_relu_becomes_one_scale_and_shift() -> None:
 
 
 def test_a_convolution_that_two_batchnorms_read_keeps_its_weights() -> None:
-    arrays = {"conv.weight": random((4, 3, 1, 1), 1), **batchnorm_arrays("bn1", 4, 10), **batchnorm_arrays("bn2", 4, 20)}
+    arrays = {
+        "conv.weight": random((4, 3, 1, 1), 1),
+        **batchnorm_arrays("bn1", 4, 10),
+        **batchnorm_arrays("bn2", 4, 20),
+    }
     nodes = [
         helper.make_node("Conv", ["input", "conv.weight"], ["a"], name="conv"),
         batchnorm("bn1", "a", "b"),
@@ -89,7 +93,11 @@ def test_a_convolution_that_two_batchnorms_read_keeps_its_weights() -> None:
 
 
 def test_two_convolutions_that_share_their_weights_get_their_own() -> None:
-    arrays = {"conv.weight": random((3, 3, 1, 1), 1), **batchnorm_arrays("bn1", 3, 10), **batchnorm_arrays("bn2", 3, 20)}
+    arrays = {
+        "conv.weight": random((3, 3, 1, 1), 1),
+        **batchnorm_arrays("bn1", 3, 10),
+        **batchnorm_arrays("bn2", 3, 20),
+    }
     nodes = [
         helper.make_node("Conv", ["input", "conv.weight"], ["a"], name="conv1"),
         batchnorm("bn1", "a", "b"),
@@ -109,9 +117,7 @@ def test_a_convolution_that_is_an_output_is_left_alone() -> None:
         helper.make_node("Conv", ["input", "conv.weight"], ["features"], name="conv"),
         batchnorm("bn", "features", "logits"),
     ]
-    graph = graph_of(
-        nodes, arrays, input_shape=IMAGE, output_shape=("batch", 4, 8, 8), outputs=("logits", "features")
-    )
+    graph = graph_of(nodes, arrays, input_shape=IMAGE, output_shape=("batch", 4, 8, 8), outputs=("logits", "features"))
     result = fold_batchnorm(graph)
     assert operators(result.graph) == ["Conv", "Mul", "Add"]
     assert result.graph.output_names == ("logits", "features")

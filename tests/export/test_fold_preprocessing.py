@@ -7,10 +7,10 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import helper
+
 from resnet_export.graph import constant_of
 from resnet_export.passes import fold_preprocessing
 from resnet_runtime.manifest import Preprocessing
-
 from tests.export.graphs import answers, graph_of, operators, random
 
 PREPROCESSING = Preprocessing(
@@ -29,9 +29,7 @@ WEIGHT = random((4, 3, 3, 3), 1)
 
 def padded_convolution():
     conv = helper.make_node("Conv", ["input", "conv.weight"], ["logits"], name="conv", pads=[1, 1, 1, 1])
-    return graph_of(
-        [conv], {"conv.weight": WEIGHT}, input_shape=("batch", 3, 8, 6), output_shape=("batch", 4, 8, 6)
-    )
+    return graph_of([conv], {"conv.weight": WEIGHT}, input_shape=("batch", 3, 8, 6), output_shape=("batch", 4, 8, 6))
 
 
 def pixels(count: int = 2) -> np.ndarray:

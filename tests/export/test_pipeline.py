@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import resnet_runtime
 import torch
+
+import resnet_runtime
 from resnet_export import ExportOptions, ModelOptions, PreprocessingOptions, bundle_from_checkpoint
 from resnet_export.errors import RequestError, SignatureError, VerificationError
 from resnet_export.graph import graph_from_bytes
@@ -18,7 +19,6 @@ from resnet_export.options import DEFAULT_LIMITS
 from resnet_export.resnet_config import ResNetConfig
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.manifest import Batch, Limits
-
 from tests.export.models import live_resnet
 
 CONFIG = ResNetConfig(block="bottleneck", layers=(1, 1), widths=(8, 16), stem="cifar", classes=7, width_per_group=64)

@@ -198,6 +198,7 @@ def test_a_configuration_that_is_no_network_is_refused(values: dict[str, object]
         dataclasses.replace(TINY, **values)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @torch.no_grad()
 def test_it_can_be_scripted_and_answers_the_same() -> None:
     network = live_resnet(TINY)

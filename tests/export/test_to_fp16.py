@@ -6,12 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import helper
+
 from resnet_export import emulate
 from resnet_export.errors import PassError
 from resnet_export.observe import observation_from_graph
 from resnet_export.passes import Fp16Options, fold_preprocessing, to_fp16
 from resnet_export.passes.to_fp16 import FP16_MAX, kept_layers
-
 from tests.export.graphs import answers, graph_of, operators, random
 from tests.export.test_fold_preprocessing import PREPROCESSING, padded_convolution, pixels
 

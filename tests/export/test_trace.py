@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from resnet_export import trace
 from resnet_export.errors import SignatureError, TraceError
 from resnet_export.passes import fold_batchnorm
 from resnet_export.trace import graph_from_module, named_outputs
-from torch import nn
-
 from tests.export.graphs import answers, operators, random
 
 SHAPE = (3, 16, 16)

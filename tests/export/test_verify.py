@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from resnet_export import verify
 from resnet_export.check_inputs import varied_pixels
 from resnet_export.eager import EagerAnswers
