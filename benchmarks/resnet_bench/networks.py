@@ -86,17 +86,17 @@ def _settle(network: ResNet, images: Tensor) -> None:
         norm.momentum = None  # the plain mean over the batches
     network.train()
     features: list[Tensor] = []
-    hook = network.fc.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    classifier = network.fc
+    assert isinstance(classifier, nn.Linear)
+    hook = classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     network(images)
     network.eval()
     for norm in norms:
         norm.momentum = 0.1
     features.clear()
-    for batch in images.split(8):
+    for batch in images.split(8):  # type: ignore[no-untyped-call]
         network(batch)
     hook.remove()
-    classifier = network.fc
-    assert isinstance(classifier, nn.Linear)
     # Each class moves by about as much as the others, as a trained classifier's do: no single one sets the range.
     answers = torch.cat(features) @ classifier.weight.T
     deviation = answers.std(dim=0)

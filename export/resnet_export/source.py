@@ -106,6 +106,12 @@ def _from_state_dict(checkpoint: Checkpoint, options: ModelOptions) -> SourceMod
     )
 
 
+def _architecture(inferred: Inferred) -> str:
+    """The name, and what the name alone would leave open."""
+    strides_first = inferred.config.block == "bottleneck" and inferred.config.stride_in == "1x1"
+    return f"{inferred.name}, stride in the 1x1" if strides_first else inferred.name
+
+
 def _from_program(checkpoint: Checkpoint, program: torch.export.ExportedProgram, options: ModelOptions) -> SourceModel:
     """A program carries its own input shape, and its batch axis may be fixed."""
     names = program.graph_signature.user_inputs

@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import onnx_ir as ir
@@ -108,9 +108,7 @@ def _by_torch_export(module: Traceable, input_shape: tuple[int, ...], names: lis
         output_names=names,
     )
     assert exported is not None
-    model = exported.model
-    assert isinstance(model, ir.Model)
-    return model
+    return cast(ir.Model, exported.model)
 
 
 def _by_torchscript(module: Traceable, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:

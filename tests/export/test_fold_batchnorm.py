@@ -48,7 +48,7 @@ def test_the_weights_are_the_formula_in_float64_rounded_once() -> None:
     weight = (arrays["conv.weight"].astype(np.float64) * scale[:, None, None, None]).astype(np.float32)
     bias = (scale * (arrays["conv.bias"].astype(np.float64) - mean) + beta).astype(np.float32)
     np.testing.assert_array_equal(constant_of(node.inputs[1]), weight)
-    # (beta - mean * scale) + scale * b and scale * (b - mean) + beta round differently in float64, once in 2**29 in float32
+    # the two orders of the sum differ in float64's last bits, and so once in a while in float32's last
     np.testing.assert_allclose(constant_of(node.inputs[2]), bias, rtol=1.2e-7, atol=0)
 
 

@@ -38,8 +38,7 @@ def flatten_by_shape():
         helper.make_node("Concat", ["n", "rest"], ["to"], name="concat", axis=0),
         helper.make_node("Reshape", ["input", "to"], ["logits"], name="view", allowzero=1),
     ]
-    graph = graph_of(nodes, {"rest": np.array([192], np.int64)}, input_shape=IMAGE, output_shape=("batch", 192))
-    return graph
+    return graph_of(nodes, {"rest": np.array([192], np.int64)}, input_shape=IMAGE, output_shape=("batch", 192))
 
 
 def test_a_view_that_keeps_the_batch_has_a_constant_shape() -> None:

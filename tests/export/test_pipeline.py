@@ -209,5 +209,5 @@ def test_an_option_that_a_traced_file_settles_itself_is_refused(traced_files, tm
     with pytest.raises(RequestError, match="--arch is for a state_dict"):
         bundle_from_checkpoint(traced_files["script"], tmp_path / "b", options)
     options = dataclasses.replace(BASE, model=ModelOptions(trust=True, input_shape=(3, 8, 8)))
-    with pytest.raises(SignatureError, match="fixed.pt2 takes"):
+    with pytest.raises(SignatureError, match=r"fixed\.pt2 takes"):
         bundle_from_checkpoint(traced_files["fixed"], tmp_path / "b", options)

@@ -75,7 +75,7 @@ def test_without_the_guard_it_would_overflow() -> None:
     assert not np.isfinite(emulate.answers_from_emulation(unguarded.graph, "fp16", batch)["logits"]).all()
 
 
-@pytest.mark.parametrize("reach, kept", [(FP16_MAX / 2 * 0.99, False), (FP16_MAX / 2 * 1.01, True)])
+@pytest.mark.parametrize(("reach", "kept"), [(FP16_MAX / 2 * 0.99, False), (FP16_MAX / 2 * 1.01, True)])
 def test_the_guard_leaves_a_factor_of_two(reach: float, kept: bool) -> None:
     nodes = [helper.make_node("Mul", ["input", "gain"], ["logits"], name="mul")]
     graph = graph_of(nodes, {"gain": np.float32(reach).reshape(1)}, input_shape=IMAGE, output_shape=IMAGE)
@@ -112,7 +112,7 @@ def test_an_operator_that_is_not_known_keeps_fp32() -> None:
 
 
 def test_a_range_that_was_not_observed_is_refused() -> None:
-    with pytest.raises(PassError, match="the range of .* was not observed"):
+    with pytest.raises(PassError, match=r"the range of .* was not observed"):
         to_fp16(two_convolutions(), {})
 
 

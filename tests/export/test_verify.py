@@ -40,7 +40,7 @@ def test_a_fold_beyond_it_is_an_error() -> None:
     spread = float(np.mean(np.ptp(answers.exact["logits"], axis=0)))
     allowed = 2 * answers.noise("logits") + 1e-6 * spread
     verify.check_folding(observed(answers, allowed * 0.999), answers)
-    with pytest.raises(VerificationError, match="the folded graph is .* from eager in float64"):
+    with pytest.raises(VerificationError, match=r"the folded graph is .* from eager in float64"):
         verify.check_folding(observed(answers, allowed * 1.001), answers)
 
 

@@ -25,9 +25,10 @@ FP16_MAX = float(np.finfo(np.float16).max)
 Ranges = Mapping[str, tuple[float, float]]
 
 _FLOAT = {
-    "Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid",
-    "HardSwish", "Tanh", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean",
-    "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Pad", "Slice", "Identity", "Softmax", "Max", "Min",
+    "Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "PRelu", "Sigmoid",
+    "HardSigmoid", "HardSwish", "Tanh", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool",
+    "GlobalMaxPool", "ReduceMean", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Pad",
+    "Slice", "Identity", "Softmax", "Max", "Min",
 }  # fmt: skip
 """Operators with one floating point type, which is that of every floating point input and output."""
 
