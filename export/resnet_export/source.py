@@ -15,7 +15,7 @@ from .errors import RequestError, SignatureError
 from .options import ModelOptions
 from .resnet import module_from_state_dict
 from .resnet_config import default_input_shape
-from .resnet_inference import config_from_state_dict
+from .resnet_inference import Inferred, config_from_state_dict
 from .trace import Traceable
 
 

@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -108,7 +108,7 @@ def _by_torch_export(module: Traceable, input_shape: tuple[int, ...], names: lis
         output_names=names,
     )
     assert exported is not None
-    return cast(ir.Model, exported.model)
+    return exported.model
 
 
 def _by_torchscript(module: Traceable, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
@@ -129,7 +129,8 @@ def _by_torchscript(module: Traceable, input_shape: tuple[int, ...], names: list
         dynamic_axes={name: {0: BATCH} for name in (INPUT_NAME, *names)},
     )
     proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(buffer.getvalue()))
-    return ir.from_proto(proto)
+    model: ir.Model = ir.from_proto(proto)
+    return model
 
 
 def _normalized(model: ir.Model, names: list[str]) -> Graph:

@@ -71,9 +71,7 @@ def test_openvino_without_a_usable_device(fresh: None, monkeypatch: pytest.Monke
         raise RuntimeError("Exception from src/inference/src/core.cpp:1:\nDevice CPU is not registered.\n\n")
 
     monkeypatch.setattr(openvino, "_core", lambda: SimpleNamespace(get_property=get_property))
-    found = openvino.facts()
-    openvino.facts.cache_clear()
-    assert found == BackendFacts(
+    assert openvino.facts() == BackendFacts(
         "openvino", None, "openvino finds no usable CPU device here: Device CPU is not registered."
     )
 
@@ -134,7 +132,7 @@ def answered(backend: Any, batch: np.ndarray) -> np.ndarray:
     return np.asarray(backend.start({"images": batch}).result()["logits"])
 
 
-def test_bf16_is_rounded_to_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_rounded_to_bf16() -> None:
     if "bf16" not in openvino.facts().precisions:
         pytest.skip("OpenVINO computes no bf16 on this CPU, not even emulated")
     batch = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
@@ -312,7 +310,6 @@ def test_the_simulated_backend_holds_its_function_to_the_signature(function: Any
     with pytest.raises(BackendError) as caught:
         answer_of(function)
     assert str(caught.value).endswith(message)
-    assert str(caught.value).startswith("the ")
 
 
 def test_the_simulated_backend_hands_on_what_the_signature_names() -> None:
