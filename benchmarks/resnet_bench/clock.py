@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import statistics
 import subprocess
 import sys
@@ -29,26 +29,36 @@ class ProcessFailedError(RuntimeError):
     """A measured process did not exit with 0; the message holds the end of what it printed."""
 
 
-def process_cost(command: Sequence[str], environment: Mapping[str, str] | None = None) -> ProcessCost:
+_LAUNCHER = """
+import json, os, sys, time
+start = time.perf_counter()
+child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(child, 0)
+seconds = time.perf_counter() - start
+unit = 1 if sys.platform == "darwin" else 1024
+figures = {"seconds": seconds, "peak_bytes": usage.ru_maxrss * unit, "status": os.waitstatus_to_exitcode(status)}
+os.write(DESCRIPTOR, json.dumps(figures).encode())
+"""
+"""The kernel counts into a process's peak what its parent held when it was started, and the parent of a measurement may
+hold a network. So a small process stands between the two, and it is that one which measures."""
+
+
+def process_cost(command: Sequence[str]) -> ProcessCost:
     """Run a command to its end.
 
     Raises:
         ProcessFailedError: it failed: a failure is not a measurement.
     """
-    with tempfile.TemporaryFile() as output:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=None if environment is None else dict(environment)
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as figures:
+        launcher = [sys.executable, "-S", "-c", _LAUNCHER.replace("DESCRIPTOR", str(figures.fileno())), *command]
+        subprocess.run(launcher, stdout=output, stderr=output, pass_fds=[figures.fileno()], check=True)
+        figures.seek(0)
+        found = json.load(figures)
+        if found["status"] != 0:
             output.seek(0)
             tail = output.read().decode(errors="replace")[-2000:]
-            raise ProcessFailedError(f"{' '.join(command)} exited with {process.returncode}: {tail}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return ProcessCost(seconds, usage.ru_maxrss * unit)
+            raise ProcessFailedError(f"{' '.join(command)} exited with {found['status']}: {tail}")
+    return ProcessCost(found["seconds"], found["peak_bytes"])
 
 
 def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ import gc
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,18 +55,30 @@ def graph_from_module(module: Traceable, input_shape: tuple[int, ...], names: Se
         A graph of opset 20 whose first axes are the symbolic dimension ``batch``, its input named ``input``.
 
     Raises:
-        TraceError: neither exporter traces it.
+        TraceError: no exporter traces it.
     """
-    attempts = []
-    for exporter, trace in (("torch.export", _by_torch_export), ("TorchScript", _by_torchscript)):
+    attempts: list[tuple[str, str]] = []
+    for exporter, trace in _exporters(module):
         try:
             with _quiet(), _without_collector(), torch.no_grad():
                 model = trace(module, input_shape, list(names))
         except Exception as error:  # the exporters raise whatever the module's own code raises
-            attempts.append(f"{exporter}: {first_line(error)}")
+            attempts.append((exporter, first_line(error)))
             continue
-        return Traced(_normalized(model, list(names)), exporter, tuple(f"failed with {text}" for text in attempts))
-    raise TraceError("PyTorch could not trace the module to ONNX by either of its exporters", details=attempts)
+        notes = tuple(f"{name} could not trace the model, and {exporter} did: {why}" for name, why in attempts)
+        return Traced(_normalized(model, list(names)), exporter, notes)
+    tried = " or ".join(name for name, _ in attempts)
+    raise TraceError(
+        f"PyTorch could not trace the model to ONNX by {tried}", details=[f"{name}: {why}" for name, why in attempts]
+    )
+
+
+def _exporters(module: Traceable) -> list[tuple[str, Callable[[Any, tuple[int, ...], list[str]], ir.Model]]]:
+    """What can trace this kind of module, in the order in which it is tried."""
+    by_export, by_script = ("torch.export", _by_torch_export), ("TorchScript", _by_torchscript)
+    if isinstance(module, torch.jit.ScriptModule):
+        return [by_script]
+    return [by_export] if isinstance(module, torch.export.ExportedProgram) else [by_export, by_script]
 
 
 def callable_of(module: Traceable) -> torch.nn.Module:
@@ -90,9 +102,9 @@ def named_outputs(result: Any) -> dict[str, torch.Tensor]:
     return dict(zip(names, tensors, strict=True))
 
 
-def _by_torch_export(module: Traceable, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
-    if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError("a TorchScript module cannot be traced by torch.export")
+def _by_torch_export(
+    module: torch.nn.Module | torch.export.ExportedProgram, input_shape: tuple[int, ...], names: list[str]
+) -> ir.Model:
     if isinstance(module, torch.export.ExportedProgram):
         program = module
     else:
@@ -111,9 +123,7 @@ def _by_torch_export(module: Traceable, input_shape: tuple[int, ...], names: lis
     return exported.model
 
 
-def _by_torchscript(module: Traceable, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
-    if isinstance(module, torch.export.ExportedProgram):
-        raise TypeError("an exported program cannot be traced again")
+def _by_torchscript(module: torch.nn.Module, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
     buffer = io.BytesIO()
     torch.onnx.export(
         module,

@@ -94,7 +94,7 @@ def test_a_torchscript_module_goes_by_its_own_exporter(small: Small) -> None:
     scripted = torch.jit.script(small)
     traced = graph_from_module(scripted, SHAPE, ["logits"])
     assert traced.exporter == "TorchScript"
-    assert traced.notes[0].startswith("failed with torch.export: TypeError")
+    assert traced.notes == ()
     assert operators(traced.graph).count("BatchNormalization") == 2
     result = fold_batchnorm(traced.graph)
     assert len(result.done) == 2
@@ -126,7 +126,7 @@ def test_what_torch_export_cannot_trace_falls_back() -> None:
     module = Branching().eval()
     traced = graph_from_module(module, SHAPE, ["logits"])
     assert traced.exporter == "TorchScript"
-    assert len(traced.notes) == 1
+    assert traced.notes[0].startswith("torch.export could not trace the model, and TorchScript did: ")
     batch = random((3, *SHAPE), 2)
     np.testing.assert_allclose(answers(traced.graph, batch), eager(module, batch), rtol=0, atol=2e-6)
 

@@ -1,0 +1,68 @@
+"""resnet-bench on a small network: the figures are there, and they are the raw ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from resnet_bench.cli import command
+from resnet_bench.networks import live_resnet
+from resnet_export import ExportOptions, ModelOptions, bundle_from_checkpoint
+from tests.export.models import TINY
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bench") / "tiny.pt"
+    torch.save(live_resnet(TINY, size=32).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = ExportOptions(model=ModelOptions(input_shape=(3, 32, 32)), variants=("fp32",))
+    return bundle_from_checkpoint(checkpoint, tmp_path_factory.mktemp("bench") / "tiny.bundle", options).path
+
+
+def bench(*arguments: str) -> str:
+    result = CliRunner().invoke(command, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_overhead(bundle: Path, tmp_path: Path) -> None:
+    output = bench("overhead", str(bundle), "--rounds", "3", "--calls", "2", "--json", str(tmp_path / "r.json"))
+    assert [line.split(",")[0].split()[0] for line in output.splitlines()] == ["OpenVINO", "ONNX"]
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["kind"] == "overhead"
+    assert set(record["host"]) == {"processor", "instruction_sets", "cores", "system"}
+    for figures in record["figures"]:
+        assert len(figures["session"]) == len(figures["own"]) == 3
+        assert all(seconds > 0 for seconds in figures["session"] + figures["own"])
+
+
+def test_import(tmp_path: Path) -> None:
+    bench("import", "--rounds", "3", "--json", str(tmp_path / "r.json"))
+    figures = json.loads((tmp_path / "r.json").read_text())["figures"]
+    assert figures["median"] == sorted(figures["seconds"])[1]
+
+
+@pytest.mark.slow
+def test_export(checkpoint: Path, tmp_path: Path) -> None:
+    output = bench("export", str(checkpoint), "--rounds", "1", "--json", str(tmp_path / "r.json"))
+    assert "x torch.onnx.export" in output
+    figures = json.loads((tmp_path / "r.json").read_text())["figures"]
+    assert figures["checkpoint_bytes"] == checkpoint.stat().st_size
+    assert figures["time_ratio"] == figures["export"][0]["seconds"] / figures["bare"][0]["seconds"]
+    assert figures["peak_bytes"] == figures["export"][0]["peak_bytes"]
+
+
+def test_a_bundle_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, ["overhead", str(tmp_path / "none")])
+    assert result.exit_code == 1
+    assert "does not exist" in result.output
+    assert "Traceback" not in result.output
