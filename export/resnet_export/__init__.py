@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["ExportOptions", "ExportResult", "ModelOptions", "PreprocessingOptions", "bundle_from_checkpoint"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import torch and the rest when they are first needed: ``resnet-export --help`` needs none of it."""
-    from importlib import import_module
+# torch and the rest are imported when they are first needed: `resnet-export --help` needs none of it. Type checkers do
+# not see these functions, and so still report a name that does not exist.
+if not TYPE_CHECKING:
 
-    if name in ("ExportOptions", "ModelOptions", "PreprocessingOptions"):
-        return getattr(import_module(".options", __name__), name)
-    if name in ("ExportResult", "bundle_from_checkpoint"):
-        return getattr(import_module(".pipeline", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name in ("ExportOptions", "ModelOptions", "PreprocessingOptions"):
+            return getattr(import_module(".options", __name__), name)
+        if name in ("ExportResult", "bundle_from_checkpoint"):
+            return getattr(import_module(".pipeline", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

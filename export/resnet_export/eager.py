@@ -128,8 +128,15 @@ def reference_from_file(path: Path) -> Reference:
     """
     try:
         data = path.read_bytes()
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ReferenceFileError(
+                f"the reference {path} is one array alone: save both by np.savez(path, input=..., output=...)"
+            )
+        with loaded as archive:
             arrays = {key: archive[key] for key in ("input", "output") if key in archive}
+    except ReferenceFileError:
+        raise
     except OSError as error:
         raise ReferenceFileError(f"the reference {path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged archive raises whatever its parser meets

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,16 @@ def test_a_pending_call_whose_result_nobody_takes(path: Path) -> None:
             session.start(colors(4))
             batch = colors(4, seed=5)
             assert_answers(session.infer(batch), batch)
+
+
+def test_the_input_is_let_go_with_the_result(session: Session) -> None:
+    batch = colors(4)
+    kept = weakref.ref(batch)
+    pending = session.start(batch)
+    del batch
+    pending.result()
+    gc.collect()
+    assert kept() is None
 
 
 def test_outputs_of_the_callers_own(session: Session) -> None:
