@@ -83,7 +83,7 @@ def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str, m
             reasons.append(f"{wanted} on {name}: this CPU has no {wanted} arithmetic, it would be another precision")
         elif how == EMULATED and precision == "auto":
             reasons.append(
-                f"{wanted} on {name}: emulated on this CPU, right but slow; taken only when asked for by name"
+                f"{wanted} on {name}: emulated on this CPU, right but slow"
             )
         else:
             why = "the fastest that this host computes natively" if how == NATIVE else "as asked for, emulated here"
