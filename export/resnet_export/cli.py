@@ -220,7 +220,8 @@ def _fail(error: ResnetExportError | ResnetRuntimeError, as_json: bool) -> int:
 def _missing(error: ImportError) -> ResnetExportError:
     from .errors import ResnetExportError
 
-    what = f"the package {error.name!r}, which is not installed here" if error.name else f"what is not here: {error}"
+    package = (error.name or "").partition(".")[0]
+    what = f"the package {package!r}, which is not installed here" if package else f"what is not here: {error}"
     return ResnetExportError(f"the exporter needs {what}: pip install 'resnet-export[cpu]'")
 
 

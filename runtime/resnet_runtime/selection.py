@@ -82,9 +82,7 @@ def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str, m
         elif how is None:
             reasons.append(f"{wanted} on {name}: this CPU has no {wanted} arithmetic, it would be another precision")
         elif how == EMULATED and precision == "auto":
-            reasons.append(
-                f"{wanted} on {name}: emulated on this CPU, right but slow"
-            )
+            reasons.append(f"{wanted} on {name}: emulated on this CPU, right but slow")
         else:
             why = "the fastest that this host computes natively" if how == NATIVE else "as asked for, emulated here"
             reasons.append(f"{wanted} on {name}: {why if precision == 'auto' or how == EMULATED else 'as asked for'}")

@@ -31,6 +31,11 @@ def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[b
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, timeout=120, check=False, **options)
 
 
+def names(folder: Path) -> list[str]:
+    """What is in ``folder``, hidden or not, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def snapshot(folder: Path) -> Mapping[str, object]:
     """Everything in ``folder``: bytes of files, targets of links, None for folders."""
     found: dict[str, object] = {}

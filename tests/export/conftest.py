@@ -1,4 +1,4 @@
-"""One tiny trained network, its checkpoint and its bundle, shared by every test that needs no other."""
+"""One tiny trained network, its checkpoint and its answers, shared by every test that needs no other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_export import ExportOptions, ModelOptions, bundle_from_checkpoint
 from resnet_export.resnet import ResNet, ResNetConfig
 from tests.export.models import live_resnet, varied_images
 
@@ -36,14 +35,6 @@ def tiny_reference(tiny_network: ResNet) -> dict[str, np.ndarray]:
     images = varied_images(4, TINY_SHAPE, seed=7)
     with torch.inference_mode():
         return {"input": images.numpy(), "output": tiny_network(images).numpy()}
-
-
-@pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of ``tiny_checkpoint`` in fp32 alone; read only."""
-    path = tmp_path_factory.mktemp("exported") / "tiny.bundle"
-    options = ExportOptions(model=ModelOptions(input_shape=TINY_SHAPE), variants=("fp32",))
-    return bundle_from_checkpoint(tiny_checkpoint, path, options).path
 
 
 @pytest.fixture

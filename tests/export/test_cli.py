@@ -18,7 +18,7 @@ from resnet_export.options import DEFAULT_LIMITS
 from resnet_export.resnet import ResNet
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.manifest import Batch, Limits, Resize
-from tests.export.commands import SHAPE, invoked, refused, snapshot
+from tests.export.commands import SHAPE, invoked, names, refused, snapshot
 
 FILES = ["check.npz", "manifest.json", "model.fp16.onnx", "model.fp32.onnx", "report.json"]
 FP32_FILES = ["check.npz", "manifest.json", "model.fp32.onnx", "report.json"]
@@ -28,10 +28,6 @@ STAGES = [
 
 
 pytestmark = pytest.mark.usefixtures("here")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_bundle_is_named_after_the_model_and_stands_in_the_working_directory(

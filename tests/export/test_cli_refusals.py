@@ -313,6 +313,12 @@ def test_no_pickle_in_a_reference_runs(here: Path, tiny_checkpoint: Path, tiny_r
     assert not (here / "ran").exists()
 
 
+def test_a_reference_whose_reader_complains_in_several_lines(tiny_checkpoint: Path, tiny_reference: Reference) -> None:
+    many = np.zeros(1, [(f"field{index}", np.float32) for index in range(1000)])  # a header over NumPy's limit
+    message = reference_refused(tiny_checkpoint, input=many, output=tiny_reference["output"])
+    assert message.startswith("the reference reference.npz is not an .npz file with numeric arrays")
+
+
 def test_a_reference_that_is_not_there(tiny_checkpoint: Path) -> None:
     error = refused(tiny_checkpoint, *SHAPE, "--reference", "r.npz")
     assert error["message"] == "the reference r.npz cannot be read: No such file or directory"
