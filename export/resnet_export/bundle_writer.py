@@ -40,7 +40,7 @@ class StagedBundle:
         self._force = force
 
     def add(self, name: str, data: bytes) -> FileRecord:
-        """Write and sync a file.
+        """Write a file; ``publish`` syncs it, and until then the disk has time to write it by itself.
 
         Raises:
             WriteError: the disk is full or fails.
@@ -48,8 +48,6 @@ class StagedBundle:
         try:
             with (self.path / name).open("xb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as error:
             raise WriteError(f"{name} of {self.destination} cannot be written: {error.strerror}") from error
         return FileRecord(path=name, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
@@ -66,14 +64,19 @@ class StagedBundle:
             WriteError: the disk is full or fails.
         """
         self.add(MANIFEST_NAME, bytes_from_manifest(manifest))
+        for path in sorted(self.path.iterdir()):
+            try:
+                _sync(path)
+            except OSError as error:
+                raise WriteError(f"{path.name} of {self.destination} cannot be written: {error.strerror}") from error
         try:
-            _sync_folder(self.path)
+            _sync(self.path)
             self.path.chmod(0o777 & ~_umask())
             if self._force and _refuse_unless_free(self.destination, force=True):
                 _exchange(self.path, self.destination)
             else:
                 _rename_to_nothing(self.path, self.destination)
-            _sync_folder(self.destination.parent)
+            _sync(self.destination.parent)
         except FileExistsError:
             raise DestinationError(
                 f"{self.destination} appeared while the model was exported, and was left alone: choose another -o"
@@ -200,7 +203,7 @@ def _renameat2(source: Path, destination: Path, flags: int) -> bool:
     raise OSError(number, os.strerror(number))
 
 
-def _sync_folder(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

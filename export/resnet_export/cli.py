@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import signal
@@ -166,7 +167,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not fit the terminal's encoding
-    command.main(prog_name="resnet-export")
+    try:
+        command.main(prog_name="resnet-export")
+    finally:
+        # At exit the interpreter would search millions of objects, most of them the tracer's, for cycles to free:
+        # more than a second for memory that the system takes back anyway.
+        gc.freeze()
 
 
 def _terminate(number: int, frame: object) -> None:

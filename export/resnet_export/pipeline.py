@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_runtime.bundle import Bundle, CheckData
+from resnet_runtime.bundle import CheckData
 from resnet_runtime.manifest import (
     Assumption,
     Batch,
@@ -316,7 +316,7 @@ def _verify(
 ) -> tuple[Verdict, ...]:
     """Every candidate through the shipped runtime, from the staged files."""
     verdicts = []
-    bundle = Bundle(staged.path, dataclasses.replace(draft, variants=candidates))
+    bundle = verify.StagedReader(staged.path, dataclasses.replace(draft, variants=candidates))
     for variant in candidates:
         with timings.stage(f"verify {variant.id}") as stage:
             gate, found = verify.gate_from_variant(bundle, variant, data)

@@ -7,6 +7,7 @@ precision, ``emulate`` rounds to it, and the gate says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from resnet_runtime.backends import BACKENDS, facts_of
 from resnet_runtime.backends.base import EMULATED
 from resnet_runtime.bundle import Bundle, CheckData
 from resnet_runtime.check import check_variant
-from resnet_runtime.manifest import Gate, Variant
+from resnet_runtime.manifest import FileRecord, Gate, Manifest, Variant
 from resnet_runtime.parity import MIN_SPREAD, faults, parity, relative_spread, spread, tie_of
 
 from . import emulate
@@ -75,6 +76,21 @@ def check_folding(observed: Observation, answers: EagerAnswers) -> FoldingCheck:
             )
         checks.append(found)
     return max(checks, key=lambda check: check.error / check.allowed)
+
+
+class StagedReader(Bundle):
+    """A bundle that is being verified: variants of the same file follow one another, and it is read and hashed once."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        super().__init__(path, manifest)
+        self._last: tuple[FileRecord, bytes] | None = None
+
+    def read(self, record: FileRecord) -> bytes:
+        """As ``Bundle.read``; the bytes of the last file are kept."""
+        if self._last is None or self._last[0] != record:
+            self._last = None  # not two at a time
+            self._last = (record, super().read(record))
+        return self._last[1]
 
 
 def gate_from_variant(bundle: Bundle, variant: Variant, data: CheckData) -> tuple[Gate, tuple[str, ...]]:

@@ -102,7 +102,7 @@ def test_everything_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: 
     with staged_bundle(tmp_path / "out") as staged:
         name = staged.path.name
         staged.publish(fill(staged))
-    assert done == [*FILES, "manifest.json", name, "rename", tmp_path.name]
+    assert done == [*NAMES, name, "rename", tmp_path.name]
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt, SystemExit])

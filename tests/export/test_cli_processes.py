@@ -119,7 +119,7 @@ def test_a_full_disk(here: Path, tiny_checkpoint: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(bundle_writer.os, "fsync", full)
     error = refused(tiny_checkpoint, *SHAPE, "--precision", "fp32", status=1)
     assert error["type"] == "WriteError"
-    assert error["message"] == f"model.fp32.onnx of {here}/tiny.bundle cannot be written: No space left on device"
+    assert error["message"] == f"check.npz of {here}/tiny.bundle cannot be written: No space left on device"
 
 
 @pytest.mark.usefixtures("here")
