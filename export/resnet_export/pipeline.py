@@ -103,7 +103,7 @@ def bundle_from_checkpoint(
     subject = _read(Path(checkpoint), options, timings)
     _compare_with_reference(subject, options, timings)
     data, answers = _ask_eager(subject, options, timings)
-    traced = _trace(subject, tuple(answers.exact), timings)
+    traced = _trace(subject, tuple(answers.float32), timings)
     subject = dataclasses.replace(subject, model=subject.model.without_module())
     folded, fold = _fold(traced, subject.preprocessing, timings)
     observed, folding = _observe(folded, data, answers, timings)
@@ -202,7 +202,7 @@ def _ask_eager(subject: _Subject, options: ExportOptions, timings: Timings) -> t
                 f"the answers move by only {relative:.0%} of their range over varied inputs, so that the gates say "
                 "little: give inputs of your own by --reference"
             )
-    return CheckData(inputs, answers.exact), answers
+    return CheckData(inputs, answers.float32), answers
 
 
 def _trace(subject: _Subject, names: Sequence[str], timings: Timings) -> Traced:

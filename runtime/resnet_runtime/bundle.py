@@ -13,6 +13,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +32,11 @@ class CheckData:
 
     Attributes:
         inputs: (N, ...) in the graph's own input dtype and layout.
-        outputs: by output name, (N, ...) float64: what eager PyTorch computed in float64.
+        outputs: by output name, (N, ...) float32 or float64: what eager PyTorch computed.
     """
 
     inputs: NDArray[np.generic]
-    outputs: Mapping[str, NDArray[np.float64]]
+    outputs: Mapping[str, NDArray[np.floating[Any]]]
 
 
 class Bundle:
@@ -134,7 +135,7 @@ class Bundle:
             )
         for output in self.manifest.outputs:
             array = outputs[output.name]
-            if array.shape != (len(inputs), *output.shape) or array.dtype != np.float64:
+            if array.shape != (len(inputs), *output.shape) or array.dtype not in (np.float32, np.float64):
                 raise BundleError(
                     f"{self.path}: output.{output.name} in {self.manifest.check.path} does not fit its inputs"
                 )

@@ -92,8 +92,8 @@ def test_check_npz_holds_varied_inputs_and_eagers_answers(exported, network) -> 
     data = Bundle.open(exported.path).check_data()
     assert data.inputs.shape == (8, *SHAPE)
     assert data.inputs.dtype == np.float32
-    # eager in float64, of which float32 keeps seven digits
-    np.testing.assert_allclose(data.outputs["logits"], eager(network, data.inputs), rtol=0, atol=1e-4)
+    # the same float32 arithmetic on batches of other sizes
+    np.testing.assert_allclose(data.outputs["logits"], eager(network, data.inputs), rtol=0, atol=1e-5)
 
 
 def test_the_report_says_what_was_done(exported) -> None:

@@ -243,7 +243,7 @@ CHECKS = {
         check_npz(INPUTS, {"logits": LOGITS[:, :3]}),
         "output.logits in check.npz does not fit its inputs",
     ),
-    "other precision": (check_npz(INPUTS, {"logits": LOGITS.astype(np.float32)}), "does not fit its inputs"),
+    "other precision": (check_npz(INPUTS, {"logits": LOGITS.astype(np.float16)}), "does not fit its inputs"),
     "other size": (check_npz(INPUTS[..., 1:], {"logits": LOGITS}), "does not fit the manifest's input"),
     "other dtype": (check_npz(INPUTS.astype(np.float64), {"logits": LOGITS}), "does not fit the manifest's input"),
     "no sample": (check_npz(INPUTS[:0], {"logits": LOGITS[:0]}), "does not fit the manifest's input"),
