@@ -57,8 +57,8 @@ def export_command(checkpoint: Path | None, rounds: int, json_file: Path | None)
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--backend", "backends", multiple=True, default=["openvino", "onnxruntime"], show_default=True)
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--rounds", default=20, show_default=True, type=click.IntRange(1))
-@click.option("--calls", default=5, show_default=True, type=click.IntRange(1), help="Calls in a round.")
+@click.option("--rounds", default=40, show_default=True, type=click.IntRange(1))
+@click.option("--calls", default=2, show_default=True, type=click.IntRange(1), help="Calls in a round.")
 @_JSON
 def overhead_command(
     bundle: Path | None, backends: tuple[str, ...], batch: int, rounds: int, calls: int, json_file: Path | None

@@ -62,19 +62,24 @@ def process_cost(command: Sequence[str]) -> ProcessCost:
 
 
 def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, list[float]]:
-    """Seconds per call: each round times every case once, ``calls`` calls, the order turned round every time.
+    """Seconds per call, a figure a round: each round times every case twice, forwards and then backwards (A B B A).
 
-    A machine whose speed drifts slows all the cases of a round alike, so that ratios taken round by round hold.
+    A machine whose speed drifts slows all the cases of a round alike, so that ratios taken round by round hold. A case
+    that comes right after another one pays for what that left behind (threads that still spin, a cold cache): in both
+    orders all cases do.
     """
     names = list(cases)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(rounds):
-        for name in names if index % 2 == 0 else reversed(names):
+    for _ in range(rounds):
+        total = dict.fromkeys(names, 0.0)
+        for name in (*names, *reversed(names)):
             case = cases[name]
             start = time.perf_counter()
             for _ in range(calls):
                 case()
-            seconds[name].append((time.perf_counter() - start) / calls)
+            total[name] += time.perf_counter() - start
+        for name in names:
+            seconds[name].append(total[name] / (2 * calls))
     return seconds
 
 
