@@ -236,6 +236,7 @@ def _options(arguments: dict[str, Any]) -> Any:
 
     from resnet_runtime.manifest import Batch, Resize
 
+    from .errors import RequestError
     from .options import DEFAULT_LIMITS, VARIANTS, ExportOptions, ModelOptions, PreprocessingOptions
 
     resize, crop = arguments["resize"], arguments["crop"]
@@ -247,7 +248,10 @@ def _options(arguments: dict[str, Any]) -> Any:
         crop = crop if len(crop) == 2 else crop * 2
     smallest, optimal, largest = arguments["batch"] or (1, 8, 32)
     limits = {name: dataclasses.replace(DEFAULT_LIMITS[name], **arguments["gates"].get(name, {})) for name in VARIANTS}
-    chosen = arguments["variants"]
+    chosen = tuple(name for name in VARIANTS if name in arguments["variants"]) or VARIANTS
+    for name in arguments["gates"]:
+        if name not in chosen:
+            raise RequestError(f"--gate names {name}, and --precision leaves it out: take one of the two away")
     return ExportOptions(
         model=ModelOptions(
             arch=arguments["arch"],
@@ -267,7 +271,7 @@ def _options(arguments: dict[str, Any]) -> Any:
             interpolation=arguments["interpolation"],
             in_graph=arguments["input_dtype"] == "uint8",
         ),
-        variants=tuple(name for name in VARIANTS if name in chosen) or VARIANTS,
+        variants=chosen,
         limits=limits,
         batch=Batch(smallest=smallest, optimal=optimal, largest=largest),
         labels=arguments["labels"],

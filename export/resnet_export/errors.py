@@ -21,30 +21,11 @@ read as a list, one finding a line. ``exit_status`` is what the command line ret
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from resnet_runtime.errors import DetailedError
 
 
-class ResnetExportError(Exception):
-    """Root of the tree.
-
-    Args:
-        message: one sentence.
-        details: findings that belong to it, one a line.
-    """
-
-    exit_status: int = 1
-
-    def __init__(self, message: str, *, details: Iterable[str] = ()) -> None:
-        super().__init__(message)
-        self.details: tuple[str, ...] = tuple(details)
-
-    @property
-    def message(self) -> str:
-        """The sentence without its details."""
-        return str(self.args[0])
-
-    def __str__(self) -> str:
-        return "\n  ".join((self.message, *self.details))
+class ResnetExportError(DetailedError):
+    """Root of the tree."""
 
 
 class RequestError(ResnetExportError, ValueError):

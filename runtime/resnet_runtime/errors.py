@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-class ResnetRuntimeError(Exception):
-    """Root of the tree.
+class DetailedError(Exception):
+    """What both packages' errors are: a sentence, and findings that belong to it.
 
     Args:
         message: one sentence.
@@ -42,6 +42,10 @@ class ResnetRuntimeError(Exception):
 
     def __str__(self) -> str:
         return "\n  ".join((self.message, *self.details))
+
+
+class ResnetRuntimeError(DetailedError):
+    """Root of the tree."""
 
 
 class InputError(ResnetRuntimeError, ValueError):

@@ -1,8 +1,8 @@
 """How far a variant's answers are from eager's, and whether a gate lets them pass.
 
-All errors are relative to the *spread*: how far an output's elements move over different inputs, as the mean over the
-elements of (maximum over the inputs - minimum over the inputs). A network whose answers hardly depend on its input
-would pass any test that is relative to their size; here it fails.
+All errors are relative to the *spread*: how far an output moves over different inputs, as the range over the inputs
+(maximum - minimum) of the element that moves most. A network whose answers hardly depend on its input would pass any
+test that is relative to their size; here it fails.
 """
 
 from __future__ import annotations
@@ -22,19 +22,27 @@ Float64 = NDArray[np.float64]
 
 
 def spread(expected: NDArray[np.floating]) -> float:
-    """The mean over the elements of the range over the inputs, in the output's own unit.
+    """The largest range over the inputs of any element, in the output's own unit.
 
     Args:
         expected: (N, ...).
     """
-    flat = expected.reshape(len(expected), -1).astype(np.float64)
-    return float(np.mean(flat.max(axis=0) - flat.min(axis=0)))
+    return float(_ranges(expected).max())
 
 
 def relative_spread(expected: NDArray[np.floating]) -> float:
-    """``spread`` relative to the output's whole range (largest value - smallest value); 0 for a constant."""
-    whole = float(expected.max() - expected.min())
-    return spread(expected) / whole if whole > 0 else 0.0
+    """How lively the output is: the mean of the elements' ranges over the inputs, relative to the range of all values.
+
+    0 for a constant, 1 where every element goes over the whole range. A mean: one lively element does not speak for
+    all.
+    """
+    whole = float(expected.max()) - float(expected.min())
+    return float(_ranges(expected).mean()) / whole if whole > 0 else 0.0
+
+
+def _ranges(expected: NDArray[np.floating]) -> Float64:
+    flat = expected.reshape(len(expected), -1).astype(np.float64)
+    return np.asarray(flat.max(axis=0) - flat.min(axis=0))
 
 
 def parity(

@@ -30,9 +30,13 @@ def measure(expected: NDArray[Any], actual: NDArray[Any], tie: float = 0.0) -> P
     return parity({"logits": expected}, {"logits": actual}, tie=tie)
 
 
-def test_spread_is_the_mean_range_over_the_inputs() -> None:
+def test_spread_is_the_range_of_the_element_that_moves_most() -> None:
     assert spread(EXPECTED) == 4.0
-    assert spread(np.array([[[1.0, 5.0]], [[2.0, 5.0]], [[4.0, 5.0]]])) == 1.5
+    assert spread(np.array([[[1.0, 5.0]], [[2.0, 5.0]], [[4.0, 5.0]]])) == 3.0
+
+
+def test_one_lively_element_does_not_speak_for_all() -> None:
+    assert relative_spread(np.array([[[1.0, 5.0]], [[2.0, 5.0]], [[4.0, 5.0]]])) == 0.375
 
 
 def test_spread_of_one_sample_and_of_a_constant_is_zero() -> None:
