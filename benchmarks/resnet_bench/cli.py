@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import resnet_export
-from resnet_runtime.errors import ResnetRuntimeError
+from resnet_runtime.errors import DetailedError
 
 _JSON = click.option(
     "--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="Keep the raw figures."
@@ -55,7 +55,14 @@ def export_command(checkpoint: Path | None, rounds: int, json_file: Path | None)
 
 @command.command("overhead")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--backend", "backends", multiple=True, default=["openvino", "onnxruntime"], show_default=True)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(["openvino", "onnxruntime"]),
+    default=["openvino", "onnxruntime"],
+    show_default=True,
+)
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--rounds", default=40, show_default=True, type=click.IntRange(1))
 @click.option("--calls", default=2, show_default=True, type=click.IntRange(1), help="Calls in a round.")
@@ -64,17 +71,17 @@ def overhead_command(
     bundle: Path | None, backends: tuple[str, ...], batch: int, rounds: int, calls: int, json_file: Path | None
 ) -> None:
     """What session.infer adds to the backend's own API on BUNDLE [a ResNet-50, exported for it]."""
-    from .runtime_cost import call_cost
+    from .runtime_cost import DifferentAnswersError, call_cost
 
     found = []
-    with _bundle(bundle) as path:
-        for backend in backends:
-            try:
+    try:
+        with _bundle(bundle) as path:
+            for backend in backends:
                 cost = call_cost(path, backend, batch, rounds, calls)
-            except ResnetRuntimeError as error:
-                raise click.ClickException(str(error)) from None
-            click.echo(f"{cost.what:<44} {cost.overhead:+.2%} (median of {rounds} rounds of {calls} calls)")
-            found.append(cost.to_json())
+                click.echo(f"{cost.what:<44} {cost.overhead:+.2%} (median of {rounds} rounds of {calls} calls)")
+                found.append(cost.to_json())
+    except (DetailedError, DifferentAnswersError) as error:
+        raise click.ClickException(str(error)) from None
     _keep(json_file, "overhead", found)
 
 

@@ -44,12 +44,16 @@ class CallCost:
         return {**asdict(self), "overhead": self.overhead}
 
 
+class DifferentAnswersError(RuntimeError):
+    """What is to be compared does not compute the same."""
+
+
 def call_cost(bundle: Path, backend: str, batch_size: int, rounds: int, calls: int) -> CallCost:
     """Time both on the same array, whose answers are compared first.
 
     Raises:
         ResnetRuntimeError: the bundle cannot be run so.
-        AssertionError: the two do not give the same bits.
+        DifferentAnswersError: the two do not give the same bits, so that they do not do the same work.
     """
     with resnet_runtime.load(bundle, backend=backend, precision="fp32") as session:
         spec = session.signature.input
@@ -62,7 +66,10 @@ def call_cost(bundle: Path, backend: str, batch_size: int, rounds: int, calls: i
         )
         own = _OWN[backend](session, batch)
         name = session.signature.outputs[0].name
-        assert np.array_equal(session.infer(batch)[name], own()), "the two compute different things"
+        if not np.array_equal(session.infer(batch)[name], own()):
+            raise DifferentAnswersError(
+                f"session.infer and {backend}'s own API give different answers for {batch_size}"
+            )
         for _ in range(calls):
             session.infer(batch)
             own()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -205,7 +206,13 @@ def _run(arguments: dict[str, Any]) -> int:
     except OSError as error:
         return _fail(WriteError(f"the system refused something while the model was exported: {error}"), as_json)
     status = EXIT_VARIANT_DROPPED if result.dropped else 0
-    console.finish(result, status)
+    try:
+        console.finish(result, status)
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  what is still buffered goes nowhere at exit
+        _fail(WriteError(f"{result.path} is written, and standard output is not: {error.strerror}"), as_json=False)
+        return 1
     return status
 
 

@@ -32,7 +32,8 @@ class EagerAnswers:
     Attributes:
         float32: (N, ...), computed as training did: what every gate compares with.
         exact: (K, ...), the first K <= N of them computed in float64: how far float32 is from it is the noise that
-            folding is allowed twice. float32's own error is a thousandth of what the gates of 16 bits allow.
+            folding is allowed twice. float32's own error is a thousandth of what the gates of 16 bits allow. Empty
+            where the module cannot be computed in float64.
     """
 
     float32: Mapping[str, NDArray[np.float32]]
@@ -61,8 +62,7 @@ def answers_from_module(
     """
     network = callable_of(module)
     single = _first_run(network, inputs, preprocessing, fixed_batch)
-    double = copy.deepcopy(network).double()
-    exact = _run(double, inputs[: fixed_batch or _IN_FLOAT64], preprocessing, torch.float64, fixed_batch)
+    exact = _in_float64(network, inputs[: fixed_batch or _IN_FLOAT64], preprocessing, fixed_batch)
     for name, array in single.items():
         if not np.isfinite(array).all():
             raise SignatureError(
@@ -73,6 +73,16 @@ def answers_from_module(
         {name: array.astype(np.float32) for name, array in single.items()},
         {name: array.astype(np.float64) for name, array in exact.items()},
     )
+
+
+def _in_float64(
+    network: torch.nn.Module, inputs: NDArray[np.generic], preprocessing: Preprocessing, fixed_batch: int | None
+) -> dict[str, NDArray[np.floating]]:
+    """Empty where the module cannot be computed in float64, as one that names float32 in its own code."""
+    try:
+        return _run(copy.deepcopy(network).double(), inputs, preprocessing, torch.float64, fixed_batch)
+    except Exception:  # whatever the module's own code raises
+        return {}
 
 
 def _first_run(

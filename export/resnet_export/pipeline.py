@@ -37,13 +37,13 @@ from .graph import Graph
 from .labels import check_labels, labels_from_file
 from .observe import Observation, observation_from_graph
 from .options import VARIANTS, ExportOptions
-from .passes import PassResult, fold_batchnorm, fold_preprocessing, to_fp16
+from .passes import PassResult, Skipped, fold_batchnorm, fold_preprocessing, to_fp16
 from .passes.to_fp16 import kept_layers
 from .preprocessing import preprocessing_from_options
 from .progress import Progress, Timings
 from .report import ExportReport, Verdict, bytes_from_report, tool_versions
 from .source import SourceModel, model_from_checkpoint
-from .trace import Traced, graph_from_module
+from .trace import Traced, first_line, graph_from_module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,15 +192,20 @@ def _ask_eager(subject: _Subject, options: ExportOptions, timings: Timings) -> t
         if fixed is not None:
             count = -(-count // fixed) * fixed
         inputs = check_inputs(count, subject.input, subject.preprocessing)
+        taken = subject.reference is not None or subject.preprocessing.in_graph or fixed is not None
         if subject.reference is not None and not subject.preprocessing.in_graph and fixed is None:
             inputs = np.concatenate([subject.reference.input[: options.check_samples], inputs])
         answers = answers_from_module(subject.model.module, inputs, subject.preprocessing, fixed)
         relative = verify.refuse_constant(answers)
+        if not answers.exact:
+            stage.warn("the model cannot be computed in float64, so that its folding is compared with float32")
+        if fixed is not None:
+            stage.warn(f"the model takes batches of {fixed} alone, so that --batch does not apply")
         stage.tell(f"{len(inputs)} varied inputs, answers spread over {relative:.0%} of their range")
         if relative < verify.LOW_SPREAD:
             stage.warn(
-                f"the answers move by only {relative:.0%} of their range over varied inputs, so that the gates say "
-                "little: give inputs of your own by --reference"
+                f"the answers move by only {relative:.0%} of their range over varied inputs: the gates say little"
+                + ("" if taken else "; give inputs of your own by --reference")
             )
     return CheckData(inputs, answers.float32), answers
 
@@ -219,11 +224,13 @@ def _trace(subject: _Subject, names: Sequence[str], timings: Timings) -> Traced:
 def _fold(traced: Traced, preprocessing: Preprocessing, timings: Timings) -> tuple[Graph, PassResult]:
     with timings.stage("fold") as stage:
         graph = traced.graph
+        skipped: tuple[Skipped, ...] = ()
         if preprocessing.in_graph:
-            graph = fold_preprocessing(graph, preprocessing).graph
+            first = fold_preprocessing(graph, preprocessing)
+            graph, skipped = first.graph, first.skipped
         result = fold_batchnorm(graph)
         stage.tell(f"{len(result.done)} BatchNorms into convolutions, {len(result.skipped)} to scale and shift")
-    return result.graph, result
+    return result.graph, dataclasses.replace(result, skipped=(*skipped, *result.skipped))
 
 
 def _observe(
@@ -231,10 +238,14 @@ def _observe(
 ) -> tuple[Observation, verify.FoldingCheck]:
     """Run the folded graph once: is it still the model, and how far do its tensors reach."""
     with timings.stage("check fold") as stage:
-        observed = observation_from_graph(folded, data.inputs)
+        try:
+            observed = observation_from_graph(folded, data.inputs)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+            raise VerificationError(f"the folded graph cannot be run: {first_line(error)}") from error
         checked = verify.check_folding(observed, answers)
-        error, allowed = checked.error / checked.spread, checked.allowed / checked.spread
-        stage.tell(f"{error:.1e} of the spread from eager in float64, {allowed:.1e} allowed")
+        seen, allowed = checked.error / checked.spread, checked.allowed / checked.spread
+        exactly = "float64" if answers.exact else "float32"
+        stage.tell(f"{seen:.1e} of the spread from eager in {exactly}, {allowed:.1e} allowed")
     return observed, checked
 
 

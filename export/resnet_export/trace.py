@@ -61,12 +61,12 @@ def graph_from_module(module: Traceable, input_shape: tuple[int, ...], names: Se
     for exporter, trace in _exporters(module):
         try:
             with _quiet(), _without_collector(), torch.no_grad():
-                model = trace(module, input_shape, list(names))
+                graph = _normalized(trace(module, input_shape, list(names)), list(names))
         except Exception as error:  # the exporters raise whatever the module's own code raises
             attempts.append((exporter, first_line(error)))
             continue
         notes = tuple(f"{name} could not trace the model, and {exporter} did: {why}" for name, why in attempts)
-        return Traced(_normalized(model, list(names)), exporter, notes)
+        return Traced(graph, exporter, notes)
     tried = " or ".join(name for name, _ in attempts)
     raise TraceError(
         f"PyTorch could not trace the model to ONNX by {tried}", details=[f"{name}: {why}" for name, why in attempts]

@@ -157,6 +157,7 @@ def _read(path: Path, name: str, limit: int) -> bytes:
         raise BundleError(f"{path.parent}: {name} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         try:
-            return file.read(limit + 1)
+            # No more than there is: what the manifest claims must not decide how much memory is taken.
+            return file.read(min(limit, os.fstat(descriptor).st_size) + 1)
         except OSError as error:
             raise BundleError(f"{path.parent}: {name} cannot be read: {error.strerror}") from None

@@ -76,13 +76,17 @@ def parity(
     )
 
 
+MAX_TIE = 0.03
+"""A gate that allows any mean error would otherwise leave no sample to agree on."""
+
+
 def tie_of(limits: Limits) -> float:
     """How close two answers may be, relative to the spread, for an error that the gate allows to exchange them.
 
     Twice the mean error allowed, one for each answer. It is fixed beforehand: any exchange lies within twice the error
     that was *measured*, so that a rule made from that would excuse every one.
     """
-    return 2 * (limits.mean_error or 0.0)
+    return min(2 * (limits.mean_error or 0.0), MAX_TIE)
 
 
 _UNUSABLE = 1e30

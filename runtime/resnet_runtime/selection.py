@@ -16,8 +16,7 @@ PREFERENCE: Final = (
     ("openvino", "fp32"),
     ("onnxruntime", "fp32"),
 )
-"""Fastest first, where each is computed natively: 16-bit arithmetic is twice as wide, and OpenVINO is faster than ONNX
-Runtime on ResNets. docs/architecture.md, "Which backend", has the measurements."""
+"""Fastest first, where each is computed natively: see docs/architecture.md, "Which backend"."""
 
 
 @dataclass(frozen=True)

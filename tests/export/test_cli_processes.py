@@ -150,3 +150,25 @@ def test_a_package_that_is_not_installed_is_named(missing: str) -> None:
         f"Error: the exporter needs the package {missing!r}, which is not installed here: "
         "pip install 'resnet-export[cpu]'\n"
     )
+
+
+def test_standard_output_that_is_full_is_one_sentence_and_the_bundle_is_there(
+    here: Path, tiny_checkpoint: Path
+) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        command = [
+            sys.executable,
+            "-m",
+            "resnet_export",
+            str(tiny_checkpoint),
+            *SHAPE,
+            "--precision",
+            "fp32",
+            "--quiet",
+        ]
+        done = subprocess.run([*command, "--json"], stdout=full, stderr=subprocess.PIPE, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        "Error: tiny.bundle is written, and standard output is not: No space left on device\n"
+    )
+    assert names(here) == ["tiny.bundle"]

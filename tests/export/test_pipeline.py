@@ -211,3 +211,53 @@ def test_an_option_that_a_traced_file_settles_itself_is_refused(traced_files, tm
     options = dataclasses.replace(BASE, model=ModelOptions(trust=True, input_shape=(3, 8, 8)))
     with pytest.raises(SignatureError, match=r"fixed\.pt2 takes"):
         bundle_from_checkpoint(traced_files["fixed"], tmp_path / "b", options)
+
+
+class NamesFloat32(torch.nn.Module):
+    """A model whose own code names a dtype, and which therefore has no answer in float64."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x.float())
+
+
+def test_a_model_without_an_answer_in_float64_is_held_to_float32(network, tmp_path) -> None:
+    torch.jit.trace(NamesFloat32(network).eval(), torch.zeros(2, *SHAPE)).save(tmp_path / "script.pt")
+    options = dataclasses.replace(BASE, model=ModelOptions(input_shape=SHAPE, trust=True), variants=("fp32",))
+    result = bundle_from_checkpoint(tmp_path / "script.pt", tmp_path / "b", options)
+    assert any("cannot be computed in float64" in text for text in result.report.warnings)
+    folding = result.report.folding
+    assert folding.error <= folding.allowed == 1e-5 * folding.spread
+
+
+def test_a_backend_that_fails_on_a_variant_drops_that_variant_alone(checkpoint, tmp_path, monkeypatch) -> None:
+    from resnet_export import verify
+
+    check = verify.check_variant
+
+    def failing(bundle, data, variant, backend):
+        if variant.id == "bf16":
+            raise resnet_runtime.BackendError("the library refused the graph")
+        return check(bundle, data, variant, backend)
+
+    monkeypatch.setattr(verify, "check_variant", failing)
+    options = dataclasses.replace(BASE, variants=("fp32", "bf16"))
+    result = bundle_from_checkpoint(checkpoint, tmp_path / "b", options)
+    assert result.dropped == {"bf16": ("the library refused the graph",)}
+
+
+def test_a_backend_that_would_compute_another_precision_gives_way_to_the_emulation(
+    checkpoint, tmp_path, monkeypatch
+) -> None:
+    from resnet_export import verify
+
+    def refusing(bundle, data, variant, backend):
+        raise resnet_runtime.UnavailableError("it computes in f32")
+
+    monkeypatch.setattr(verify, "check_variant", refusing)
+    result = bundle_from_checkpoint(checkpoint, tmp_path / "b", dataclasses.replace(BASE, variants=("bf16",)))
+    assert result.dropped == {}
+    assert "each result rounded to bf16" in result.manifest.variants[0].gate.executor

@@ -84,11 +84,14 @@ def test_the_guard_leaves_a_factor_of_two(reach: float, kept: bool) -> None:
 
 
 def test_a_mean_whose_sum_would_overflow_keeps_fp32() -> None:
-    nodes = [helper.make_node("GlobalAveragePool", ["input"], ["logits"], name="pool")]
+    nodes = [
+        helper.make_node("Relu", ["input"], ["a"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["a"], ["logits"], name="pool"),
+    ]
     graph = graph_of(nodes, {}, input_shape=IMAGE, output_shape=("batch", 4, 1, 1))
     largest = FP16_MAX / 64  # of 64 pixels
-    assert types(converted(graph, np.full((1, 4, 8, 8), largest * 0.99, np.float32)).graph) == {"pool": "FLOAT16"}
-    assert types(converted(graph, np.full((1, 4, 8, 8), largest * 1.01, np.float32)).graph) == {"pool": "FLOAT"}
+    assert types(converted(graph, np.full((1, 4, 8, 8), largest * 0.99, np.float32)).graph)["pool"] == "FLOAT16"
+    assert types(converted(graph, np.full((1, 4, 8, 8), largest * 1.01, np.float32)).graph)["pool"] == "FLOAT"
 
 
 def test_a_weight_over_fp16s_range_keeps_fp32() -> None:

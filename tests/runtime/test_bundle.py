@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -256,3 +257,10 @@ CHECKS = {
 def test_check_data_that_does_not_fit(tmp_path: Path, data: bytes, message: str) -> None:
     bundle = write_sample(tmp_path / "b", files={"check.npz": data})
     assert message in refusal(bundle, "check.npz")
+
+
+def test_a_claimed_size_is_not_allocated(tmp_path: Path) -> None:
+    bundle = Bundle.open(write_sample(tmp_path / "b"))
+    record = dataclasses.replace(bundle.manifest.check, size=2**52)
+    with pytest.raises(BundleError, match=r"the manifest lists check\.npz with 4503599627370496 bytes"):
+        bundle.read(record)

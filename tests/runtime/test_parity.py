@@ -203,3 +203,10 @@ def test_a_limit_of_zero_is_a_limit() -> None:
 def test_answers_of_another_shape_are_not_compared() -> None:
     with pytest.raises(AssertionError):
         measure(EXPECTED, EXPECTED.reshape(4, 3))
+
+
+def test_a_gate_that_allows_any_error_does_not_leave_every_sample_undecided() -> None:
+    limits = Limits(max_error=10.0, mean_error=10.0, top1_agreement=0.995)
+    reversed_answers = {"logits": EXPECTED[:, ::-1]}
+    measured = parity({"logits": EXPECTED}, reversed_answers, tie=tie_of(limits))
+    assert any("top-1" in fault for fault in faults(measured, limits))

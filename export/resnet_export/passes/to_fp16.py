@@ -64,8 +64,10 @@ def to_fp16(graph: Graph, ranges: Ranges, options: Fp16Options | None = None) ->
     done: list[str] = []
     skipped: list[Skipped] = []
     converter = _Converter(copy.model.graph)
-    for node in copy.nodes():
-        reason = _reason_to_keep(node, ranges, options)
+    nodes = list(copy.nodes())
+    # All reasons first: converting a node retypes what the next one reads.
+    reasons = [_reason_to_keep(node, ranges, options) for node in nodes]
+    for node, reason in zip(nodes, reasons, strict=True):
         converter.convert(node, ir.DataType.FLOAT if reason else ir.DataType.FLOAT16)
         if reason is None:
             done.append(str(node.name))
