@@ -62,7 +62,7 @@ def test_the_two_extras_for_exporting_differ_in_their_backends_alone() -> None:
     assert names(EXTRAS["cpu"]) - BACKENDS == names(EXTRAS["gpu"]) - BACKENDS
     assert "torch" in names(EXTRAS["cpu"])
     assert names(EXTRAS["cpu"]) & BACKENDS == {"openvino", "onnxruntime"}
-    assert names(EXTRAS["gpu"]) & BACKENDS == {"onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings"}
+    assert names(EXTRAS["gpu"]) & BACKENDS == {"openvino", "onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings"}
 
 
 def test_a_library_has_the_same_range_in_every_extra() -> None:
