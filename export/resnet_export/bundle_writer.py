@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,12 +46,14 @@ class StagedBundle:
         Raises:
             WriteError: the disk is full or fails.
         """
-        try:
-            with (self.path / name).open("xb") as file:
-                file.write(data)
-        except OSError as error:
-            raise WriteError(f"{name} of {self.destination} cannot be written: {error.strerror}") from error
-        return FileRecord(path=name, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        with ThreadPoolExecutor(1) as pool:
+            digest = pool.submit(lambda: hashlib.sha256(data).hexdigest())
+            try:
+                with (self.path / name).open("xb") as file:
+                    file.write(data)
+            except OSError as error:
+                raise WriteError(f"{name} of {self.destination} cannot be written: {error.strerror}") from error
+        return FileRecord(path=name, sha256=digest.result(), size=len(data))
 
     def remove(self, record: FileRecord) -> None:
         """Take a file back."""

@@ -327,14 +327,14 @@ def _verify(
 ) -> tuple[Verdict, ...]:
     """Every candidate through the shipped runtime, from the staged files."""
     verdicts = []
-    bundle = verify.StagedReader(staged.path, dataclasses.replace(draft, variants=candidates))
-    for variant in candidates:
-        with timings.stage(f"verify {variant.id}") as stage:
-            gate, found = verify.gate_from_variant(bundle, variant, data)
-            verdicts.append(Verdict(dataclasses.replace(variant, gate=gate), found))
-            stage.tell(f"max error {gate.parity.max_error:.2g} of the spread, by {gate.executor}")
-            for fault in found:
-                stage.warn(f"{variant.id} did not pass its gate: {fault}")
+    with verify.StagedReader(staged.path, dataclasses.replace(draft, variants=candidates)) as bundle:
+        for variant in candidates:
+            with timings.stage(f"verify {variant.id}") as stage:
+                gate, found = verify.gate_from_variant(bundle, variant, data)
+                verdicts.append(Verdict(dataclasses.replace(variant, gate=gate), found))
+                stage.tell(f"max error {gate.parity.max_error:.2g} of the spread, by {gate.executor}")
+                for fault in found:
+                    stage.warn(f"{variant.id} did not pass its gate: {fault}")
     if not _shipped(tuple(verdicts)):
         details = [f"{verdict.variant.id}: {fault}" for verdict in verdicts for fault in verdict.faults]
         raise VerificationError("no variant passed its gate, and nothing was written", details=details)

@@ -6,6 +6,7 @@ precision, ``emulate`` rounds to it, and the gate says so.
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,18 +90,35 @@ def check_folding(observed: Observation, answers: EagerAnswers) -> FoldingCheck:
 
 
 class StagedReader(Bundle):
-    """A bundle that is being verified: variants of the same file follow one another, and it is read and hashed once."""
+    """A bundle that is being verified: a file is read once for the variants that share it, and hashed meanwhile.
+
+    Use it with ``with``: at its end every file that was read has been found to be the listed one, or BundleError is
+    raised.
+    """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         super().__init__(path, manifest)
         self._last: tuple[FileRecord, bytes] | None = None
+        self._hashing = ThreadPoolExecutor(1)
+        self._checks: list[Future[None]] = []
 
     def read(self, record: FileRecord) -> bytes:
-        """As ``Bundle.read``; the bytes of the last file are kept."""
+        """As ``Bundle.read``, but the digest is only known at the end; the bytes of the last file are kept."""
         if self._last is None or self._last[0] != record:
             self._last = None  # not two at a time
-            self._last = (record, super().read(record))
+            data = self.read_unchecked(record)
+            self._checks.append(self._hashing.submit(self.check_digest, record, data))
+            self._last = (record, data)
         return self._last[1]
+
+    def __enter__(self) -> StagedReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._hashing.shutdown()
+        if error is None:
+            for check in self._checks:
+                check.result()
 
 
 def gate_from_variant(bundle: Bundle, variant: Variant, data: CheckData) -> tuple[Gate, tuple[str, ...]]:

@@ -78,6 +78,12 @@ class Bundle:
         Raises:
             BundleError: the file is missing, is a link, or is not the file that the manifest lists.
         """
+        data = self.read_unchecked(record)
+        self.check_digest(record, data)
+        return data
+
+    def read_unchecked(self, record: FileRecord) -> bytes:
+        """The bytes of a listed file, of which the size alone was checked: ``check_digest`` has to follow."""
         parts = record.path.split("/")
         for depth in range(1, len(parts)):
             if (self.path / "/".join(parts[:depth])).is_symlink():
@@ -89,11 +95,14 @@ class Bundle:
                 f"{self.path}: the manifest lists {record.path} with {record.size} bytes, and it has {found}: "
                 "copy the bundle again"
             )
+        return data
+
+    def check_digest(self, record: FileRecord, data: bytes) -> None:
+        """Raise BundleError where ``data`` is not what ``record`` lists."""
         if hashlib.sha256(data).hexdigest() != record.sha256:
             raise BundleError(
                 f"{self.path}: {record.path} does not match the SHA-256 in the manifest: copy the bundle again"
             )
-        return data
 
     def labels(self) -> tuple[str, ...] | None:
         """The names of the classes, or None where the bundle has none.

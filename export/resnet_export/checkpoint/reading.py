@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +44,26 @@ def checkpoint_from_file(
             network, or holds numbers that are not finite or not plain float32, float16, bfloat16 or float64.
     """
     path = Path(path)
-    source = _source(path)
+    size = _size(path)
     try:
-        return _checkpoint(path, source, trust=trust, weights=weights)
+        with ThreadPoolExecutor(1) as pool:  # hashing takes as long as reading, and another core
+            digest = pool.submit(_digest, path)
+            unsigned = Source(name=path.name, sha256="", size=size)
+            checkpoint = _checkpoint(path, unsigned, trust=trust, weights=weights)
+            return dataclasses.replace(checkpoint, source=dataclasses.replace(unsigned, sha256=digest.result()))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
         raise CheckpointError(f"{path.name} needs more memory than this machine has") from error
 
 
-def _source(path: Path) -> Source:
-    """The file's name, digest and size, where it is a file that can be read and not empty."""
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    """The file's size in bytes, where it is a file that can be read and not empty."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -62,8 +73,8 @@ def _source(path: Path) -> Source:
         if status.st_size == 0:
             raise CheckpointError(f"{path} is empty: copy or download it again")
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return Source(name=path.name, sha256=digest, size=file.tell())
+            file.read(1)
+        return status.st_size
     except CheckpointError:
         raise
     except FileNotFoundError as error:
