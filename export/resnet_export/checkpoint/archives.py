@@ -49,7 +49,7 @@ def archive_from_file(path: Path, size: int) -> Archive:
             _check_records(path, archive, infos)
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, zlib.error) as error:
         reason = "its directory is missing" if "not a zip file" in str(error) else error
         raise CheckpointError(
             f"{path.name} is a zip archive that is cut off or damaged ({reason}): copy or download it again"
