@@ -43,7 +43,7 @@ def test_the_runtime_needs_three_libraries() -> None:
 
 
 def test_the_extras_are_those_of_the_design() -> None:
-    assert set(EXTRAS) == {"openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "build", "cpu", "gpu", "dev"}
+    assert set(EXTRAS) == {"openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "build", "cpu", "gpu", "bench", "dev"}
 
 
 def test_an_extra_for_serving_is_a_backend_and_nothing_else() -> None:
@@ -95,7 +95,8 @@ def test_the_pins_lie_in_the_ranges() -> None:
             assert requirement.specifier.contains(version), f"{pin} does not satisfy {requirement}"
             checked.add(canonicalize_name(requirement.name))
     # What a host that works on this project installs is pinned, to the last one.
-    assert checked >= names(EXTRAS["cpu"]) | names(EXTRAS["dev"]) - {"resnet-export"} | {"numpy", "click", "pillow"}
+    installed = names(EXTRAS["cpu"]) | names(EXTRAS["bench"]) | names(EXTRAS["dev"]) | {"numpy", "click", "pillow"}
+    assert checked >= installed - {"resnet-export"}
 
 
 def test_torch_is_pinned_in_the_constraints_alone() -> None:
