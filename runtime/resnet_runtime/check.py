@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from .backends import host_facts, open_backend
-from .backends.base import BackendFacts, signature_from_manifest
+from .backends import host_facts
+from .backends.base import BackendFacts, misfit
 from .bundle import Bundle, CheckData
 from .errors import BackendError, CheckError, UnavailableError
-from .manifest import Limits, Parity, Variant
+from .manifest import Accuracy, Limits, Parity, Speed, Variant
 from .parity import faults, parity, tie_of
 from .selection import Choice
-from .session import Session
+from .session import Session, backend_from_variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class VariantCheck:
         parity: what was measured; None where it did not run.
         faults: what was outside the limits.
         unavailable: why this host cannot run it, or None.
+        accuracy: as the manifest records it: evaluated where the variant was exported; None where it was not.
+        speeds: as the manifest records them: measured where the variant was exported.
     """
 
     variant: str
@@ -35,6 +37,8 @@ class VariantCheck:
     limits: Limits
     faults: tuple[str, ...]
     unavailable: str | None
+    accuracy: Accuracy | None = None
+    speeds: tuple[Speed, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -68,11 +72,10 @@ def check_variant(bundle: Bundle, data: CheckData, variant: Variant, backend: st
         What was measured, and the session's description.
 
     Raises:
-        UnavailableError: the backend does not compute that precision on this host.
+        UnavailableError: the backend does not compute that precision on this host, or another Q/DQ scheme.
         BackendError: it failed.
     """
-    signature = signature_from_manifest(bundle.manifest)
-    model = open_backend(backend, bundle.read(variant.file), signature, variant.precision)
+    model = backend_from_variant(bundle, variant, backend)
     choice = Choice(backend, variant.id, variant.precision, ("the variant is being checked",))
     with Session(bundle, model, choice, None) as session:
         measured = parity(data.outputs, session.infer(data.inputs), tie=tie_of(variant.gate.limits))
@@ -94,11 +97,11 @@ def refuse_failed(checks: tuple[VariantCheck, ...]) -> None:
 def _checked(bundle: Bundle, data: CheckData, variant: Variant, facts: BackendFacts) -> VariantCheck:
     measured: Parity | None = None
     executor: str | None = None
-    unavailable: str | None = None
     found: tuple[str, ...] = ()
-    if variant.precision not in facts.precisions:
+    unavailable = misfit(variant, facts)
+    if unavailable is None and variant.precision not in facts.precisions:
         unavailable = f"{facts.name} computes no {variant.precision} on this CPU"
-    else:
+    if unavailable is None:
         try:
             measured, executor = check_variant(bundle, data, variant, facts.name)
             found = faults(measured, variant.gate.limits)
@@ -115,4 +118,6 @@ def _checked(bundle: Bundle, data: CheckData, variant: Variant, facts: BackendFa
         limits=variant.gate.limits,
         faults=found,
         unavailable=unavailable,
+        accuracy=variant.gate.accuracy,
+        speeds=variant.speeds,
     )

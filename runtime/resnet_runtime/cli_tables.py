@@ -45,7 +45,7 @@ def check_object(check: VariantCheck) -> dict[str, Any]:
 
 
 def check_table(found: Sequence[VariantCheck]) -> list[str]:
-    """A table with a line for each check; under it what failed and what could not run, and why."""
+    """A table with a line for each check; under it what failed or could not run, and why; and what was recorded."""
     heading = ("variant", "backend", "executor", "max error", "mean error", "top-1", "allowed", "verdict")
     rows: list[tuple[str, ...]] = [heading, *(_row(check) for check in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
@@ -54,7 +54,24 @@ def check_table(found: Sequence[VariantCheck]) -> list[str]:
         name = f"{check.variant} on {check.backend}" if check.backend else check.variant
         notes = [check.unavailable] if check.unavailable is not None else check.faults
         lines += [f"{name}: {note}" for note in notes]
-    return lines
+    recorded = list(dict.fromkeys(line for check in found for line in _recorded(check)))
+    return lines + (["When it was exported:", *recorded] if recorded else [])
+
+
+def _recorded(check: VariantCheck) -> list[str]:
+    """What the manifest says of the variant's accuracy and speed, a line each."""
+    name, accuracy = printable(check.variant), check.accuracy
+    lines = []
+    if accuracy is not None and accuracy.labelled:
+        images = f"on {accuracy.samples} labelled images"
+        lines.append(f"  {name}: top-1 {accuracy.measured:.2%}, eager {accuracy.eager:.2%}, {images}")
+    elif accuracy is not None:
+        lines.append(f"  {name}: eager's top-1 answer on {accuracy.measured:.2%} of {accuracy.samples} images")
+    return lines + [
+        f"  {name}: {speed.ratio:.2f} times as fast as {printable(speed.against)} on {printable(speed.backend)}"
+        f" (batch {speed.batch}, {printable(speed.instructions)})"
+        for speed in check.speeds
+    ]
 
 
 def _row(check: VariantCheck) -> tuple[str, ...]:

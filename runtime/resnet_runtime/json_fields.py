@@ -89,6 +89,13 @@ class Fields:
             return 0.0
         return float(value)
 
+    def positive(self, key: str) -> float:
+        """A finite number above 0."""
+        value = self.number(key)
+        if _is_number(self._members.get(key)) and value <= 0:
+            self.fault(key, f"is {shortened(self._members[key])}, not above 0")
+        return value
+
     def optional_number(self, key: str) -> float | None:
         """A finite number, or null."""
         if key not in self._members:
@@ -125,15 +132,18 @@ class Fields:
         """The object ``key``, by ``parse``."""
         return self._parse(self.raw(key), key, parse) if key in self._members else self._missing(key, parse)
 
-    def optional_record(self, key: str, parse: Callable[[Fields], Parsed]) -> Parsed | None:
-        """The object ``key`` by ``parse``, or null."""
+    def optional_record(self, key: str, parse: Callable[[Fields], Parsed], *, may_lack: bool = False) -> Parsed | None:
+        """The object ``key`` by ``parse``, or null; with ``may_lack`` the key itself may be absent."""
         if key not in self._members:
-            self.raw(key)
+            if not may_lack:
+                self.raw(key)
             return None
         return self.record(key, parse) if self._present(key) else None
 
-    def records(self, key: str, parse: Callable[[Fields], Parsed]) -> tuple[Parsed, ...]:
-        """A list of objects, each by ``parse``."""
+    def records(self, key: str, parse: Callable[[Fields], Parsed], *, may_lack: bool = False) -> tuple[Parsed, ...]:
+        """A list of objects, each by ``parse``; with ``may_lack`` the key may be absent, which is an empty list."""
+        if may_lack and key not in self._members:
+            return ()
         items = self._list(key, lambda item: isinstance(item, dict), "a list of objects")
         return tuple(self._parse(item, f"{key}[{index}]", parse) for index, item in enumerate(items))
 

@@ -162,11 +162,31 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Top-1 in 0..1 of eager and of the variant, on the same ``samples`` evaluation images.
+
+    Where they are not ``labelled``, eager's own answers stand for the labels: ``eager`` is 1, and ``measured`` is the
+    agreement with it. ``max_drop``: how many points may be lost; None: it was measured, and nothing was asked of it.
+    """
+
+    samples: int
+    labelled: bool
+    eager: float
+    measured: float
+    max_drop: float | None
+
+    @property
+    def drop(self) -> float:
+        """What the variant loses, in points: 100 (eager - measured); negative where it gains."""
+        return 100 * (self.eager - self.measured)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gate:
     """The verdict on a variant: what was allowed, what was measured, and what computed it.
 
     ``emulated`` is true where the host that exported lacks the precision's arithmetic, and another executor rounded
-    every result to it.
+    every result to it. ``accuracy`` is None where no evaluation images were given.
     """
 
     passed: bool
@@ -174,6 +194,7 @@ class Gate:
     emulated: bool
     limits: Limits
     parity: Parity
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +207,22 @@ class KeptLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast a variant was where it was exported, on ``backend`` and at ``batch``.
+
+    ``ratio``: how many times as fast as the variant ``against``, the fastest other one that the backend computes
+    natively there. ``instructions``: the CPU's integer dot products, as in ``BackendFacts``; on another kind of CPU
+    the figure says nothing.
+    """
+
+    backend: str
+    against: str
+    ratio: float
+    batch: int
+    instructions: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One way to compute the model. ``scheme`` is the Q/DQ placement of int8, else None."""
 
@@ -195,6 +232,7 @@ class Variant:
     file: FileRecord
     gate: Gate
     kept_higher: tuple[KeptLayer, ...] = ()
+    speeds: tuple[Speed, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +254,7 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything that a bundle says of itself."""
+    """Everything that a bundle says of itself. ``calibration``: the ranges that int8 was made from, for people."""
 
     tools: Mapping[str, str]
     model: Model
@@ -228,6 +266,7 @@ class Manifest:
     check: FileRecord
     report: FileRecord
     labels: FileRecord | None = None
+    calibration: FileRecord | None = None
     schema: str = field(default=SCHEMA)
 
     def variant(self, name: str) -> Variant | None:

@@ -12,6 +12,8 @@ from .json_fields import Fields, kind_of, shortened
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_FAULTS = 50
+_ROUNDING = 1e-9
+"""Points that 100 (eager - measured) may be off, computed from two quotients."""
 
 
 def manifest_from_bytes(data: bytes, *, name: str = m.MANIFEST_NAME) -> m.Manifest:
@@ -65,6 +67,7 @@ def _manifest(f: Fields) -> m.Manifest:
         check=f.record("check", _file),
         report=f.record("report", _file),
         labels=f.optional_record("labels", _file),
+        calibration=f.optional_record("calibration", _file, may_lack=True),
     )
     f.text("sha256", pattern=_DIGEST)
     f.done()
@@ -174,6 +177,22 @@ def _parity(f: Fields) -> m.Parity:
     )
 
 
+def _accuracy(f: Fields) -> m.Accuracy:
+    parsed = m.Accuracy(
+        samples=f.integer("samples", 1),
+        labelled=f.boolean("labelled"),
+        eager=f.number("eager"),
+        measured=f.number("measured"),
+        max_drop=f.optional_number("max_drop"),
+    )
+    for key, value in (("eager", parsed.eager), ("measured", parsed.measured)):
+        if not 0 <= value <= 1:
+            f.fault(key, f"is {value:g}, not between 0 and 1")
+    if parsed.max_drop is not None and not 0 <= parsed.max_drop <= 100:
+        f.fault("max_drop", f"is {parsed.max_drop:g}, not between 0 and 100 points")
+    return parsed
+
+
 def _gate(f: Fields) -> m.Gate:
     return m.Gate(
         passed=f.boolean("passed"),
@@ -181,11 +200,22 @@ def _gate(f: Fields) -> m.Gate:
         emulated=f.boolean("emulated"),
         limits=f.record("limits", _limits),
         parity=f.record("parity", _parity),
+        accuracy=f.optional_record("accuracy", _accuracy, may_lack=True),
     )
 
 
 def _kept(f: Fields) -> m.KeptLayer:
     return m.KeptLayer(node=f.text("node"), precision=f.text("precision", m.PRECISIONS), reason=f.text("reason"))
+
+
+def _speed(f: Fields) -> m.Speed:
+    return m.Speed(
+        backend=f.text("backend"),
+        against=f.text("against"),
+        ratio=f.positive("ratio"),
+        batch=f.integer("batch", 1),
+        instructions=f.text("instructions"),
+    )
 
 
 def _variant(f: Fields) -> m.Variant:
@@ -196,6 +226,7 @@ def _variant(f: Fields) -> m.Variant:
         file=f.record("file", _file),
         gate=f.record("gate", _gate),
         kept_higher=f.records("kept_higher", _kept),
+        speeds=f.records("speeds", _speed, may_lack=True),
     )
 
 
@@ -232,9 +263,8 @@ def _check_references(parsed: m.Manifest, faults: list[str]) -> None:
         for engine in parsed.engines
         if parsed.variant(engine.variant) is None
     )
-    faults.extend(
-        f"variants: {variant.id!r} did not pass its gate" for variant in parsed.variants if not variant.gate.passed
-    )
+    for variant in parsed.variants:
+        _check_variant(variant, parsed, faults)
     channels = parsed.input.channels
     if channels != (1 if parsed.preprocessing.color_order == "L" else 3):
         faults.append(f"preprocessing.color_order {parsed.preprocessing.color_order} does not give {channels} channels")
@@ -244,8 +274,32 @@ def _check_references(parsed: m.Manifest, faults: list[str]) -> None:
     if parsed.preprocessing.in_graph != (parsed.input.dtype == "uint8"):
         faults.append(f"preprocessing.in_graph does not fit an input of dtype {parsed.input.dtype}")
     records = [variant.file for variant in parsed.variants] + [engine.file for engine in parsed.engines]
-    records += [parsed.check, parsed.report] + ([parsed.labels] if parsed.labels else [])
+    records += [parsed.check, parsed.report]
+    records += [record for record in (parsed.labels, parsed.calibration) if record is not None]
     seen: dict[str, m.FileRecord] = {}
     for record in records:
         if seen.setdefault(record.path, record) != record:
             faults.append(f"{record.path!r} stands with two digests or sizes")
+
+
+def _check_variant(variant: m.Variant, parsed: m.Manifest, faults: list[str]) -> None:
+    """What a variant says of itself and of the others."""
+    name = f"variants: {variant.id!r}"
+    if variant.precision == "int8" and variant.scheme is None:
+        faults.append(f"{name} is int8 and has no scheme: it is one of {', '.join(m.SCHEMES)}")
+    if variant.precision != "int8" and variant.scheme is not None:
+        faults.append(f"{name} is {variant.precision} and has the scheme {variant.scheme!r}, which int8 alone has")
+    if not variant.gate.passed:
+        faults.append(f"{name} did not pass its gate")
+    faults.extend(
+        f"{name} has a speed against {speed.against!r}, which is not another one of variants"
+        for speed in variant.speeds
+        if speed.against == variant.id or parsed.variant(speed.against) is None
+    )
+    accuracy = variant.gate.accuracy
+    if accuracy is None:
+        return
+    if not accuracy.labelled and accuracy.eager != 1:
+        faults.append(f"{name} was evaluated without labels, where eager's accuracy is 1, not {accuracy.eager:g}")
+    if accuracy.max_drop is not None and accuracy.drop > accuracy.max_drop + _ROUNDING:
+        faults.append(f"{name} loses {accuracy.drop:g} points of accuracy, and {accuracy.max_drop:g} are allowed")

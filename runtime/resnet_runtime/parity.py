@@ -85,7 +85,13 @@ def tie_of(limits: Limits) -> float:
 
     Twice the mean error allowed, one for each answer. It is fixed beforehand: any exchange lies within twice the error
     that was *measured*, so that a rule made from that would excuse every one.
+
+    A gate that allows a centred cosine and names no mean error (INT8's) gets ``MAX_TIE``. A cosine of 0.98 lets the
+    error be a fifth of the answers' deviations from their mean, in the root mean square. Those are a sixth of the
+    spread or more where they are normally distributed, so that twice the error is 6% of it, which the maximum caps.
     """
+    if limits.mean_error is None and limits.centred_cosine is not None:
+        return MAX_TIE
     return min(2 * (limits.mean_error or 0.0), MAX_TIE)
 
 

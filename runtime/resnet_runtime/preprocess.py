@@ -187,9 +187,12 @@ def _file_bytes(path: Path, name: str) -> bytes:
     try:
         with path.open("rb") as file:
             # A pipe is welcome (a shell makes one of `<(...)`), so that the size is known only by reading.
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                return _within_limit(file.read(MAX_FILE_BYTES + 1), name)
+            if found.st_size > MAX_FILE_BYTES:
                 raise ImageError(f"{name} has more than {MAX_FILE_BYTES} bytes, which is no image for a classifier")
-            return _within_limit(file.read(MAX_FILE_BYTES + 1), name)
+            return _within_limit(file.read(found.st_size + 1), name)  # a read reserves as much as it is asked for
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist") from None
     except IsADirectoryError:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .backends.base import EMULATED, NATIVE, BackendFacts
+from .backends.base import EMULATED, BackendFacts, misfit
+from .backends.instructions import NONE, UNKNOWN
 from .errors import InputError, UnavailableError
-from .manifest import PRECISIONS, Manifest, Variant
+from .manifest import PRECISIONS, Manifest, Speed, Variant
 
 PREFERENCE: Final = (
+    ("openvino", "int8"),
     ("openvino", "bf16"),
     ("openvino", "fp16"),
+    ("onnxruntime", "int8"),
     ("openvino", "fp32"),
     ("onnxruntime", "fp32"),
 )
 """Fastest first, where each is computed natively: see docs/architecture.md, "Which backend"."""
+
+MIN_INT8_SPEEDUP: Final = 1.3
+"""How many times as fast as the fastest other variant int8 has to have been measured, for auto to take it: it costs
+accuracy, and on a CPU without integer dot products it may be the slower one."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ def choose(
         manifest: of the bundle.
         host: the facts of the backends to choose from.
         backend: a name, or auto.
-        precision: one of ``PRECISIONS``, or auto. One that is named may be emulated; auto never takes an emulated one.
+        precision: one of ``PRECISIONS``, or auto. One that is named may be emulated or slow; auto takes none that is
+            emulated, and int8 only where it was measured to be faster, on this backend and such a CPU.
 
     Raises:
         InputError: there is no such backend or precision.
@@ -56,9 +65,7 @@ def choose(
         if len(missing) == 1:
             raise UnavailableError(missing[0])
         raise UnavailableError("no backend is installed here: install one of these", details=missing)
-    if precision != "auto" and not any(variant.precision == precision for variant in manifest.variants):
-        held = ", ".join(variant.id for variant in manifest.variants)
-        raise UnavailableError(f"the bundle has no {precision} variant: it has {held}")
+    _check_held(manifest, usable, precision)
     return _first(manifest, usable, precision, missing)
 
 
@@ -68,24 +75,33 @@ def check_precision(precision: str) -> None:
         raise InputError(f"there is no precision {precision!r}: take auto, {', '.join(PRECISIONS)}")
 
 
+def _check_held(manifest: Manifest, usable: Sequence[BackendFacts], precision: str) -> None:
+    """Raise UnavailableError where the bundle has no variant of the precision that was asked for."""
+    if precision == "auto":
+        return
+    found = [variant for variant in manifest.variants if variant.precision == precision]
+    if not found:
+        held = ", ".join(variant.id for variant in manifest.variants)
+        raise UnavailableError(f"the bundle has no {precision} variant: it has {held}")
+    misfits = [misfit(variant, facts) for variant in found for facts in usable]
+    if None not in misfits:
+        raise UnavailableError(f"{misfits[0]}: export the model with a variant for that too, or take another precision")
+
+
 def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str, missing: Sequence[str]) -> Choice:
     reasons = list(missing)
     for name, wanted in PREFERENCE:
         facts = next((facts for facts in usable if facts.name == name), None)
         if facts is None or precision not in ("auto", wanted):
             continue
-        variant = _variant(manifest, wanted)
-        how = facts.precisions.get(wanted)
-        if variant is None:
-            reasons.append(f"{wanted} on {name}: not in the bundle")
-        elif how is None:
-            reasons.append(f"{wanted} on {name}: this CPU has no {wanted} arithmetic, it would be another precision")
-        elif how == EMULATED and precision == "auto":
-            reasons.append(f"{wanted} on {name}: emulated on this CPU, right but slow")
-        else:
-            why = "the fastest that this host computes natively" if how == NATIVE else "as asked for, emulated here"
-            reasons.append(f"{wanted} on {name}: {why if precision == 'auto' or how == EMULATED else 'as asked for'}")
-            return Choice(name, variant.id, wanted, tuple(reasons))
+        variant, refusal = _candidate(manifest, facts, wanted)
+        if variant is not None and precision == "auto":
+            refusal = _slow(variant, facts)
+        if variant is None or refusal is not None:
+            reasons.append(f"{wanted} on {name}: {refusal}")
+            continue
+        reasons.append(f"{wanted} on {name}: {_why(variant, facts, precision)}")
+        return Choice(name, variant.id, wanted, tuple(reasons))
     reasons += [
         f"{variant.precision} on {facts.name}: the backend {facts.name} does not run {variant.precision} variants"
         for variant in manifest.variants
@@ -93,8 +109,70 @@ def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str, m
         if precision in ("auto", variant.precision) and (facts.name, variant.precision) not in PREFERENCE
     ]
     names = ", ".join(facts.name for facts in usable)
+    if precision == "auto" and any(_candidate(manifest, facts, held)[0] for facts in usable for held in PRECISIONS):
+        raise UnavailableError(
+            f"auto passed over all that the bundle has for {names} on this host: name the precision to take",
+            details=reasons,
+        )
     raise UnavailableError(f"nothing in the bundle can be computed by {names} on this host", details=reasons)
 
 
-def _variant(manifest: Manifest, precision: str) -> Variant | None:
-    return next((variant for variant in manifest.variants if variant.precision == precision), None)
+def _candidate(manifest: Manifest, facts: BackendFacts, precision: str) -> tuple[Variant | None, str | None]:
+    """The variant of that precision that the backend computes at all, or why there is none."""
+    held = [variant for variant in manifest.variants if variant.precision == precision]
+    if not held:
+        return None, "not in the bundle"
+    fitting = [variant for variant in held if misfit(variant, facts) is None]
+    if not fitting:
+        return None, misfit(held[0], facts)
+    if precision not in facts.precisions:
+        return None, f"this CPU has no {precision} arithmetic, it would be another precision"
+    return fitting[0], None
+
+
+def _slow(variant: Variant, facts: BackendFacts) -> str | None:
+    """Why auto passes the variant over, or None."""
+    if facts.precisions[variant.precision] == EMULATED:
+        return "emulated on this CPU, right but slow"
+    if variant.precision != "int8":
+        return None
+    measured = [speed for speed in variant.speeds if speed.backend == facts.name]
+    if not measured:
+        return f"never measured on {facts.name}, so that it may be slower than another variant"
+    slowest = _slowest(variant, facts)
+    if slowest is None:
+        there = _said(measured[0].instructions)
+        return f"measured on a CPU with {there}, and this one has {_said(facts.instructions)}"
+    if slowest.ratio < MIN_INT8_SPEEDUP:
+        return f"{_measured(slowest)}, below {MIN_INT8_SPEEDUP:g}"
+    return None
+
+
+def _slowest(variant: Variant, facts: BackendFacts) -> Speed | None:
+    """The smallest of the speeds that were measured on this backend and such a CPU."""
+    alike = [
+        speed
+        for speed in variant.speeds
+        if speed.backend == facts.name and speed.instructions == facts.instructions != UNKNOWN
+    ]
+    return min(alike, key=lambda speed: speed.ratio, default=None)
+
+
+def _measured(speed: Speed) -> str:
+    # Rounded down, so that what is below the least speedup does not read as if it were that.
+    return f"measured {math.floor(speed.ratio * 100) / 100:g} times as fast as {speed.against}"
+
+
+def _said(instructions: str) -> str:
+    words = {UNKNOWN: "unknown instructions", NONE: "no integer dot products"}
+    return words.get(instructions, instructions)
+
+
+def _why(variant: Variant, facts: BackendFacts, precision: str) -> str:
+    """Why the variant is taken."""
+    if facts.precisions[variant.precision] == EMULATED:
+        return "as asked for, emulated here"
+    if precision != "auto":
+        return "as asked for"
+    speed = _slowest(variant, facts) if variant.precision == "int8" else None
+    return "the fastest that this host computes natively" + ("" if speed is None else f", {_measured(speed)}")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import host_facts, open_backend
-from .backends.base import Arrays, Backend, Pending, Signature, signature_from_manifest
+from .backends import facts_of, host_facts, open_backend
+from .backends.base import Arrays, Backend, Pending, Signature, misfit, signature_from_manifest
 from .bundle import Bundle
 from .errors import ClosedError, InputError, UnavailableError
+from .manifest import Variant
 from .selection import Choice, check_precision, choose
 
 if TYPE_CHECKING:
@@ -55,8 +56,23 @@ def session_from_bundle(bundle: Bundle, *, backend: str | Backend = "auto", prec
     choice = choose(manifest, host_facts(backend), backend=backend, precision=precision)
     variant = manifest.variant(choice.variant)
     assert variant is not None
-    model = bundle.read(variant.file)
-    return Session(bundle, open_backend(choice.backend, model, signature, choice.precision), choice, labels)
+    return Session(bundle, backend_from_variant(bundle, variant, choice.backend), choice, labels)
+
+
+def backend_from_variant(bundle: Bundle, variant: Variant, backend: str) -> Backend:
+    """Load one variant into the backend of that name, whether or not its gate passed.
+
+    Raises:
+        BundleError: its file is not the one that was listed.
+        UnavailableError: the backend does not compute that precision on this host, or another Q/DQ scheme.
+        BackendError: it failed to load the graph.
+    """
+    refusal = misfit(variant, facts_of(backend))
+    if refusal is not None:
+        raise UnavailableError(refusal)
+    kept = frozenset(layer.node for layer in variant.kept_higher)
+    signature = signature_from_manifest(bundle.manifest)
+    return open_backend(backend, bundle.read(variant.file), signature, variant.precision, kept)
 
 
 class Session:

@@ -14,10 +14,11 @@ import pytest
 import resnet_runtime
 from resnet_runtime.backends import BACKENDS, facts_of, host_facts, onnxruntime, open_backend, openvino
 from resnet_runtime.backends.base import EMULATED, NATIVE, BackendFacts, Signature, TensorSpec, signature_from_manifest
+from resnet_runtime.backends.instructions import host_instructions
 from resnet_runtime.backends.simulated import SimulatedBackend
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import BackendError, ClosedError, InputError, UnavailableError
-from resnet_runtime.manifest import Output, Variant
+from resnet_runtime.manifest import PRECISIONS, Output, Variant
 
 from .bundles import record, sample_gate
 from .graphs import answers, colors, convolution_graph, linear_graph, write_linear
@@ -35,9 +36,11 @@ def test_facts_of_every_backend() -> None:
     for facts in host:
         assert facts.missing is None
         assert facts.version
-        assert set(facts.precisions) <= {"fp32", "bf16", "fp16"}
+        assert set(facts.precisions) <= set(PRECISIONS)
         assert set(facts.precisions.values()) <= {NATIVE, EMULATED}
         assert facts.precisions["fp32"] == NATIVE
+        assert facts.instructions == host_instructions()
+        assert facts.scheme == "cpu"
         assert host_facts(facts.name) == (facts,)
 
 
@@ -172,9 +175,9 @@ def test_a_convolution_that_is_not_computed_as_asked_is_refused(
     assert str(caught.value).endswith(" in f32 where bf16 was asked for: take --precision fp32")
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_onnxruntime_refuses_what_it_would_compute_in_fp32(precision: str) -> None:
-    assert onnxruntime.facts().precisions == {"fp32": NATIVE}
+    assert set(onnxruntime.facts().precisions) <= {"fp32", "int8"}
     with pytest.raises(UnavailableError) as caught:
         open_backend("onnxruntime", linear_graph(), LINEAR, precision)
     assert str(caught.value) == (
@@ -183,8 +186,8 @@ def test_onnxruntime_refuses_what_it_would_compute_in_fp32(precision: str) -> No
 
 
 def test_openvino_refuses_a_precision_that_it_has_no_hint_for() -> None:
-    with pytest.raises(UnavailableError, match="OpenVINO does not compute int8 on this CPU"):
-        open_backend("openvino", linear_graph(), LINEAR, "int8")
+    with pytest.raises(UnavailableError, match="OpenVINO does not compute fp8 on this CPU"):
+        open_backend("openvino", linear_graph(), LINEAR, "fp8")
 
 
 def test_openvino_compiles_few_sizes_and_drops_the_least_recently_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from resnet_runtime.backends import BACKENDS, facts_of
 from resnet_runtime.backends.base import EMULATED, NATIVE, BackendFacts
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.check import VariantCheck, check_bundle, check_variant, refuse_failed
-from resnet_runtime.manifest import Batch, Limits, Variant
+from resnet_runtime.manifest import Accuracy, Batch, Limits, Speed, Variant
 
 from .bundles import ONNX, record, sample_gate
 from .goldens import BIAS, GOLDEN
@@ -83,7 +83,12 @@ def test_the_limits_are_those_of_the_variant(tmp_path: Path) -> None:
     assert [item.passed for item in found] == [True] * len(BACKENDS)
 
 
-def test_a_precision_that_a_backend_does_not_compute_is_named(tmp_path: Path) -> None:
+def without_int8(name: str) -> BackendFacts:
+    return dataclasses.replace(facts_of(name), precisions={"fp32": NATIVE})
+
+
+def test_a_precision_that_a_backend_does_not_compute_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "host_facts", lambda only: tuple(map(without_int8, BACKENDS)))
     found = check_bundle(bundle_of(tmp_path / "b", linear_graph(), "fp32", "int8"))
     assert [(item.variant, item.backend, item.passed) for item in found] == [
         ("fp32", "openvino", True),
@@ -181,10 +186,35 @@ def test_check_variant(backend: str) -> None:
 
 def test_check_variant_does_not_pretend() -> None:
     bundle = Bundle.open(GOLDEN)
-    int8 = bundle.manifest.variant("int8-cpu")
-    assert int8 is not None
-    with pytest.raises(UnavailableError, match="ONNX Runtime computes int8 graphs in FP32"):
-        check_variant(bundle, bundle.check_data(), int8, "onnxruntime")
+    bf16 = bundle.manifest.variant("bf16")
+    assert bf16 is not None
+    with pytest.raises(UnavailableError, match="ONNX Runtime computes bf16 graphs in FP32"):
+        check_variant(bundle, bundle.check_data(), bf16, "onnxruntime")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_variant_that_is_quantized_for_tensorrt_is_not_run_on_a_cpu(tmp_path: Path, backend: str) -> None:
+    for_tensorrt = dataclasses.replace(variant("int8", linear_graph()), id="int8-tensorrt", scheme="tensorrt")
+    path = write_linear(tmp_path / "b", variants=(variant("fp32", linear_graph()), for_tensorrt))
+    refusal = f"int8-tensorrt is quantized for TensorRT, and {backend} runs the scheme 'cpu'"
+    found = check_bundle(path, backend=backend)
+    assert [item.unavailable for item in found] == [None, refusal]
+    refuse_failed(found)
+    bundle = Bundle.open(path)
+    with pytest.raises(UnavailableError) as caught:
+        check_variant(bundle, bundle.check_data(), for_tensorrt, backend)
+    assert str(caught.value) == refusal
+
+
+def test_what_was_recorded_at_export_is_handed_on(tmp_path: Path) -> None:
+    speeds = (Speed(backend="openvino", against="other", ratio=2.0, batch=1, instructions="avx512_vnni"),)
+    accuracy = Accuracy(samples=10, labelled=True, eager=0.9, measured=0.8, max_drop=None)
+    other = dataclasses.replace(variant("fp32", linear_graph()), id="other")
+    measured = dataclasses.replace(
+        variant("fp32", linear_graph()), gate=sample_gate(limits=EXACT, accuracy=accuracy), speeds=speeds
+    )
+    found = check_bundle(write_linear(tmp_path / "b", variants=(other, measured)), backend="onnxruntime")
+    assert [(item.accuracy, item.speeds) for item in found] == [(None, ()), (accuracy, speeds)]
 
 
 def test_check_variant_raises_where_the_backend_fails(tmp_path: Path) -> None:

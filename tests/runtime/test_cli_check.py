@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from resnet_runtime import check
+from resnet_runtime.backends import facts_of
 from resnet_runtime.check import VariantCheck
 from resnet_runtime.cli import main
-from resnet_runtime.manifest import Limits, Parity
+from resnet_runtime.manifest import Accuracy, Limits, Parity, Speed
 
 from .goldens import GOLDEN
 
@@ -139,6 +141,45 @@ def test_table(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
+ACCURATE = verdict(
+    variant="int8-cpu",
+    precision="int8",
+    accuracy=Accuracy(samples=50000, labelled=True, eager=0.7613, measured=0.758, max_drop=1.0),
+    speeds=(
+        Speed(backend="openvino", against="fp32", ratio=2.961, batch=1, instructions="avx512_vnni"),
+        Speed(backend="onnxruntime", against="fp32", ratio=2.4, batch=16, instructions="avx512_vnni"),
+    ),
+)
+AGREEING = verdict(
+    variant="int8-tensorrt",
+    backend=None,
+    accuracy=Accuracy(samples=512, labelled=False, eager=1.0, measured=0.982, max_drop=None),
+)
+
+
+def test_table_of_what_was_recorded_at_export(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) -> None:
+    on_another = dataclasses.replace(ACCURATE, backend="onnxruntime")
+    found.extend([PASSED, ACCURATE, on_another, AGREEING])
+    _, out, _ = run(capsys)
+    lines = out.splitlines()[5:]
+    assert lines == [
+        "When it was exported:",
+        "  int8-cpu: top-1 75.80%, eager 76.13%, on 50000 labelled images",
+        "  int8-cpu: 2.96 times as fast as fp32 on openvino (batch 1, avx512_vnni)",
+        "  int8-cpu: 2.40 times as fast as fp32 on onnxruntime (batch 16, avx512_vnni)",
+        "  int8-tensorrt: eager's top-1 answer on 98.20% of 512 images",
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+def test_json_of_what_was_recorded_at_export(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) -> None:
+    found.append(ACCURATE)
+    _, out, _ = run(capsys, "--json")
+    (item,) = json.loads(out)["checks"]
+    assert item["accuracy"] == vars(ACCURATE.accuracy)
+    assert item["speeds"] == [vars(speed) for speed in ACCURATE.speeds]
+
+
 def test_json(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) -> None:
     found.extend([PASSED, NOT_RUN])
     _, out, _ = run(capsys, "--json")
@@ -156,6 +197,8 @@ def test_json(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) -> 
                 "limits": vars(PASSED.limits),
                 "faults": [],
                 "unavailable": None,
+                "accuracy": None,
+                "speeds": [],
                 "passed": True,
             },
             {
@@ -167,6 +210,8 @@ def test_json(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) -> 
                 "limits": dict.fromkeys(("max_error", "mean_error", "centred_cosine", "top1_agreement")),
                 "faults": [],
                 "unavailable": "no bf16 here",
+                "accuracy": None,
+                "speeds": [],
                 "passed": False,
             },
         ],
@@ -179,6 +224,7 @@ def test_the_golden_bundle_passes_on_a_real_backend(capsys: pytest.CaptureFixtur
     assert checks["fp32"]["passed"] is True
     assert checks["fp32"]["parity"]["max_error"] == 0.0  # every sum of the golden graph is exact
     assert checks["bf16"]["unavailable"] is not None
+    assert checks["int8-cpu"]["passed"] is ("int8" in facts_of("onnxruntime").precisions)
 
 
 def test_a_damaged_bundle_is_not_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_runtime.manifest import Limits, Parity
-from resnet_runtime.parity import faults, parity, relative_spread, spread, tie_of
+from resnet_runtime.parity import MAX_TIE, faults, parity, relative_spread, spread, tie_of
 
 GATES = {
     "fp16": Limits(max_error=0.02, mean_error=0.003, top1_agreement=0.995),
@@ -124,6 +124,23 @@ def test_the_tie_is_relative_to_the_spread_and_includes_its_border() -> None:
 def test_the_tie_comes_from_what_the_gate_allows() -> None:
     assert tie_of(Limits(mean_error=0.003)) == 0.006
     assert tie_of(Limits(max_error=0.02)) == 0.0
+    assert tie_of(Limits(mean_error=1.0)) == MAX_TIE
+    assert tie_of(Limits(top1_agreement=0.5)) == 0.0
+
+
+def test_the_tie_of_a_gate_that_allows_a_cosine_instead_of_an_error_is_the_largest() -> None:
+    assert tie_of(GATES["int8"]) == MAX_TIE
+    assert tie_of(Limits(centred_cosine=0.98, max_error=0.1)) == MAX_TIE
+    assert tie_of(Limits(centred_cosine=0.98, mean_error=0.003)) == 0.006
+
+
+def test_int8_is_not_failed_for_answers_that_eager_hardly_tells_apart() -> None:
+    expected = np.array([[8.0, 7.9, 0], [0, 8, 4], [4, 0, 8], [8, 0, 4]])
+    actual = expected + np.array([[0, 0.2, 0], [0.2, 0, 0], [0, 0, 0.2], [0, 0.2, 0]])  # 2.5% of the spread
+    measured = measure(expected, actual, tie=tie_of(GATES["int8"]))
+    assert (measured.undecided, measured.top1_agreement) == (1, 1.0)
+    assert faults(measured, GATES["int8"]) == ()
+    assert measure(expected, actual).top1_agreement == 0.75
 
 
 def test_of_several_outputs_each_figure_is_of_the_worst() -> None:

@@ -74,7 +74,10 @@ def test_a_named_backend_is_the_only_one_looked_at() -> None:
     host = [openvino(bf16=NATIVE, fp32=NATIVE), ONNXRUNTIME]
     choice = choose(manifest(*ALL), host, backend="onnxruntime")
     assert taken(choice) == ("onnxruntime", "the-fp32", "fp32")
-    assert choice.reasons == ("fp32 on onnxruntime: the fastest that this host computes natively",)
+    assert choice.reasons == (
+        "int8 on onnxruntime: this CPU has no int8 arithmetic, it would be another precision",
+        "fp32 on onnxruntime: the fastest that this host computes natively",
+    )
 
 
 def test_a_named_precision_is_the_only_one_looked_at() -> None:
@@ -92,8 +95,10 @@ def test_a_named_precision_may_be_emulated() -> None:
 def test_every_combination_that_was_passed_over_has_its_reason() -> None:
     choice = choose(manifest("fp16", "fp32"), [openvino(fp16=EMULATED), ONNXRUNTIME])
     assert choice.reasons == (
+        "int8 on openvino: not in the bundle",
         "bf16 on openvino: not in the bundle",
         "fp16 on openvino: emulated on this CPU, right but slow",
+        "int8 on onnxruntime: not in the bundle",
         "fp32 on openvino: this CPU has no fp32 arithmetic, it would be another precision",
         "fp32 on onnxruntime: the fastest that this host computes natively",
     )
@@ -104,6 +109,7 @@ def test_a_faster_backend_that_is_missing_is_a_reason() -> None:
     assert taken(choice) == ("onnxruntime", "the-fp32", "fp32")
     assert choice.reasons == (
         "openvino is not installed here: pip install 'resnet-export[openvino]'",
+        "int8 on onnxruntime: this CPU has no int8 arithmetic, it would be another precision",
         "fp32 on onnxruntime: the fastest that this host computes natively",
     )
 
@@ -168,16 +174,20 @@ def test_a_backend_that_would_do_and_is_missing_is_listed() -> None:
 
 def test_a_bundle_of_int8_alone() -> None:
     error = refusal(manifest("int8"), [openvino(fp32=NATIVE), ONNXRUNTIME])
+    assert error.message == "nothing in the bundle can be computed by openvino, onnxruntime on this host"
     assert error.details == (
+        "int8 on openvino: this CPU has no int8 arithmetic, it would be another precision",
         "bf16 on openvino: not in the bundle",
         "fp16 on openvino: not in the bundle",
+        "int8 on onnxruntime: this CPU has no int8 arithmetic, it would be another precision",
         "fp32 on openvino: not in the bundle",
         "fp32 on onnxruntime: not in the bundle",
-        "int8 on openvino: the backend openvino does not run int8 variants",
-        "int8 on onnxruntime: the backend onnxruntime does not run int8 variants",
     )
 
 
 def test_auto_never_takes_an_emulation() -> None:
     error = refusal(manifest("bf16"), [openvino(bf16=EMULATED, fp32=NATIVE)])
-    assert error.details[0] == "bf16 on openvino: emulated on this CPU, right but slow"
+    assert error.message == (
+        "auto passed over all that the bundle has for openvino on this host: name the precision to take"
+    )
+    assert error.details[1] == "bf16 on openvino: emulated on this CPU, right but slow"

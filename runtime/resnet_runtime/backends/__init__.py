@@ -31,7 +31,9 @@ def host_facts(only: str = "auto") -> tuple[BackendFacts, ...]:
     return tuple(facts_of(name) for name in (BACKENDS if only == "auto" else (only,)))
 
 
-def open_backend(name: str, model: bytes, signature: Signature, precision: str) -> Backend:
+def open_backend(
+    name: str, model: bytes, signature: Signature, precision: str, kept: frozenset[str] = frozenset()
+) -> Backend:
     """Load a graph.
 
     Args:
@@ -39,11 +41,12 @@ def open_backend(name: str, model: bytes, signature: Signature, precision: str) 
         model: the bytes of an ONNX file.
         signature: what the graph takes and gives.
         precision: what it has to be computed in.
+        kept: the names of the nodes that compute in a higher precision on purpose.
 
     Raises:
         UnavailableError: the backend would compute it in another precision.
         BackendError: the library failed to load the graph.
     """
-    backend = importlib.import_module(f"{__name__}.{name}").open_backend(model, signature, precision)
+    backend = importlib.import_module(f"{__name__}.{name}").open_backend(model, signature, precision, kept)
     assert isinstance(backend, Backend)
     return backend

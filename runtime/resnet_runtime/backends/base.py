@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_runtime.errors import BackendError, InputError
-from resnet_runtime.manifest import Manifest
+from resnet_runtime.manifest import Manifest, Variant
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -59,12 +59,30 @@ class BackendFacts:
         missing: why it cannot be used, with what mends it; None where it can.
         precisions: how each precision is computed, ``NATIVE`` or ``EMULATED`` (right, and slow); one that is not
             named would be computed as another, and is never offered.
+        scheme: the Q/DQ scheme of the int8 variants that it runs.
+        instructions: the CPU's integer dot products, which decide how fast int8 is; see ``instructions.py``.
     """
 
     name: str
     version: str | None
     missing: str | None = None
     precisions: Mapping[str, str] = field(default_factory=dict)
+    scheme: str = "cpu"
+    instructions: str = "unknown"
+
+
+_MADE_FOR: Final = {"tensorrt": "TensorRT", "cpu": "a CPU"}
+
+
+def misfit(variant: Variant, facts: BackendFacts) -> str | None:
+    """Why the backend does not take the variant's Q/DQ scheme, or None where it does.
+
+    Q/DQ nodes that stand where another library wants them give right answers, and give them slowly.
+    """
+    if variant.scheme is None or variant.scheme == facts.scheme:
+        return None
+    made_for = _MADE_FOR[variant.scheme]
+    return f"{variant.id} is quantized for {made_for}, and {facts.name} runs the scheme {facts.scheme!r}"
 
 
 class Pending(Protocol):

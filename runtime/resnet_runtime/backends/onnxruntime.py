@@ -1,9 +1,15 @@
-"""ONNX Runtime on the CPU: the portable fallback. It computes every graph in FP32, and nothing else is offered."""
+"""ONNX Runtime on the CPU: the portable fallback. It computes FP32, and INT8 where it is seen to fuse Q/DQ nodes.
+
+It takes Q/DQ graphs on every CPU. Where its optimizer makes no QLinearConv of DQ, Conv and Q, it computes the
+convolution in FP32 between the two: right, and slower than in the fp32 graph.
+"""
 
 from __future__ import annotations
 
 import functools
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,23 +27,57 @@ from .base import (
     refuse_misfit,
     refuse_stream,
 )
+from .instructions import host_instructions
+from .quantized_probe import QUANTIZED_CONVOLUTION
 
 
 @functools.cache
 def facts() -> BackendFacts:
-    """FP32 alone: FP16 graphs are accepted by this library and computed in FP32."""
+    """FP32, and INT8 where ``fuses_int8``; FP16 graphs are accepted by this library and computed in FP32."""
     try:
         import onnxruntime
     except ImportError:
         return BackendFacts(
             "onnxruntime", None, "onnxruntime is not installed here: pip install 'resnet-export[onnxruntime]'"
         )
-    return BackendFacts("onnxruntime", onnxruntime.__version__, precisions={"fp32": NATIVE})
+    precisions = {"fp32": NATIVE, "int8": NATIVE} if fuses_int8() else {"fp32": NATIVE}
+    return BackendFacts("onnxruntime", onnxruntime.__version__, precisions=precisions, instructions=host_instructions())
 
 
-def open_backend(model: bytes, signature: Signature, precision: str) -> OnnxRuntimeBackend:
-    """Load the bytes of an ONNX file; see ``OnnxRuntimeBackend``."""
+def fuses_int8() -> bool:
+    """Whether the optimizer makes a QLinearConv of a quantized convolution, seen in the graph that it leaves.
+
+    That graph can only be had as a file. Where no temporary file can be written it is not seen, and INT8 is not
+    offered. The loaded graph is not looked at in the same way: its file would be as large as the model.
+    """
+    import onnxruntime
+
+    options = _options()
+    options.intra_op_num_threads = 1
+    try:
+        with tempfile.TemporaryDirectory(prefix="resnet-runtime-", ignore_cleanup_errors=True) as folder:
+            optimized = Path(folder, "optimized.onnx")
+            options.optimized_model_filepath = str(optimized)
+            onnxruntime.InferenceSession(QUANTIZED_CONVOLUTION, options, providers=["CPUExecutionProvider"])
+            return b"QLinearConv" in optimized.read_bytes()
+    except Exception:  # its exceptions share no base class but Exception; a build may lack what the probe needs
+        return False
+
+
+def open_backend(
+    model: bytes, signature: Signature, precision: str, kept: frozenset[str] = frozenset()
+) -> OnnxRuntimeBackend:
+    """Load the bytes of an ONNX file; see ``OnnxRuntimeBackend``. ``kept`` says nothing to it."""
+    del kept
     return OnnxRuntimeBackend(model, signature, precision)
+
+
+def _options() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # what goes wrong is raised; warnings about graph shapes are not for users
+    return options
 
 
 class OnnxRuntimeBackend:
@@ -46,7 +86,7 @@ class OnnxRuntimeBackend:
     Args:
         model: the bytes of an ONNX file.
         signature: what the graph takes and gives.
-        precision: fp32.
+        precision: fp32 or int8. Of an int8 graph, a convolution whose output a float layer reads is computed in FP32.
 
     Raises:
         UnavailableError: another precision was asked for.
@@ -65,10 +105,8 @@ class OnnxRuntimeBackend:
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {precision}"
         self._names = [spec.name for spec in signature.outputs]
         self._lock = threading.Lock()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # what goes wrong is raised; warnings about graph shapes are not for users
         try:
-            self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class but Exception
             raise BackendError(f"ONNX Runtime cannot load the {precision} graph: {_first_line(error)}") from None
 

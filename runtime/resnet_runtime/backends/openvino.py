@@ -11,6 +11,7 @@ import functools
 import importlib.metadata
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -30,9 +31,13 @@ from .base import (
     refuse_misfit,
     refuse_stream,
 )
+from .instructions import host_instructions
+from .quantized_probe import QUANTIZED_CONVOLUTION
 
-HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-_CAPABILITIES: Final = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+"""INFERENCE_PRECISION_HINT. It is of what is not quantized: what an int8 graph leaves is FP32, and never BF16."""
+
+_INTEGERS: Final = ("i8", "u8")
 _MAX_COMPILED: Final = 4
 
 
@@ -46,14 +51,31 @@ def facts() -> BackendFacts:
     except RuntimeError as error:
         return BackendFacts("openvino", None, f"openvino finds no usable CPU device here: {_first_line(error)}")
     shown = {
-        precision: NATIVE if _CAPABILITIES[precision] in listed else EMULATED
-        for precision in HINTS
-        if computes_in(precision)
+        precision: NATIVE if precision.upper() in listed else EMULATED for precision in HINTS if computes_in(precision)
     }
-    return BackendFacts("openvino", importlib.metadata.version("openvino"), precisions=shown)
+    version = importlib.metadata.version("openvino")
+    return BackendFacts("openvino", version, precisions=shown, instructions=host_instructions())
 
 
 def computes_in(precision: str) -> bool:
+    """Whether OpenVINO, asked for ``precision``, computes in it, shown on a convolution."""
+    return _computes_integers() if precision == "int8" else _rounds_to(precision)
+
+
+def _computes_integers() -> bool:
+    """Whether a quantized convolution is an integer one in the graph that OpenVINO executes.
+
+    Its answer would not tell: FP32 holds every sum of so few products exactly.
+    """
+    try:
+        compiled = _core().compile_model(_core().read_model(QUANTIZED_CONVOLUTION), "CPU", _config("int8"))
+    except RuntimeError:  # a build without the ONNX reader
+        return False
+    types = [found for _, _, found in _convolutions(compiled)]
+    return bool(types) and all(found in _INTEGERS for found in types)
+
+
+def _rounds_to(precision: str) -> bool:
     """Whether OpenVINO, asked for ``precision``, rounds to it: 100 * 300 * 8 is over FP16's range, and BF16 keeps 8
     bits.
 
@@ -80,9 +102,11 @@ def computes_in(precision: str) -> bool:
     return relative < 1e-5
 
 
-def open_backend(model: bytes, signature: Signature, precision: str) -> OpenVINOBackend:
+def open_backend(
+    model: bytes, signature: Signature, precision: str, kept: frozenset[str] = frozenset()
+) -> OpenVINOBackend:
     """Load the bytes of an ONNX file; see ``OpenVINOBackend``."""
-    return OpenVINOBackend(model, signature, precision)
+    return OpenVINOBackend(model, signature, precision, kept)
 
 
 class OpenVINOBackend:
@@ -91,14 +115,15 @@ class OpenVINOBackend:
     Args:
         model: the bytes of an ONNX file.
         signature: what the graph takes and gives.
-        precision: fp32, bf16 or fp16.
+        precision: fp32, bf16, fp16 or int8.
+        kept: the names of the nodes that an int8 graph computes in FP32 on purpose.
 
     Raises:
         UnavailableError: this CPU does not compute in that precision.
         BackendError: OpenVINO refuses the graph.
     """
 
-    def __init__(self, model: bytes, signature: Signature, precision: str) -> None:
+    def __init__(self, model: bytes, signature: Signature, precision: str, kept: frozenset[str] = frozenset()) -> None:
         if precision not in facts().precisions:
             raise UnavailableError(
                 f"OpenVINO does not compute {precision} on this CPU, it would compute the graph in another precision: "
@@ -106,6 +131,7 @@ class OpenVINOBackend:
             )
         self.signature = signature
         self._precision = precision
+        self._kept = kept
         self._lock = threading.Lock()
         self._compiled: OrderedDict[int, _Compiled] = OrderedDict()
         try:
@@ -165,7 +191,7 @@ class OpenVINOBackend:
             raise BackendError(
                 f"OpenVINO cannot compile the {self._precision} graph for batches of {size}: {_first_line(error)}"
             ) from None
-        _refuse_other_precision(compiled.model, self._precision)
+        _refuse_other_precision(compiled.model, self._precision, self._kept)
         return compiled
 
 
@@ -236,23 +262,34 @@ def _config(precision: str) -> dict[str, str]:
     return {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
 
 
-def _refuse_other_precision(compiled: Any, precision: str) -> None:
+def _refuse_other_precision(compiled: Any, precision: str, kept: frozenset[str]) -> None:
     """Raise UnavailableError where a convolution of the compiled graph computes in another type than asked for."""
-    wanted = HINTS[precision]
+    wanted = _INTEGERS if precision == "int8" else (HINTS[precision],)
+    for name, originals, found in _convolutions(compiled):
+        if found not in wanted and not (found == "f32" and _may_be_float(precision, originals & kept)):
+            raise UnavailableError(
+                f"OpenVINO computes {name} in {found} where {precision} was asked for: take --precision fp32"
+            )
+
+
+def _may_be_float(precision: str, kept: frozenset[str]) -> bool:
+    """In an fp16 graph the layers that the exporter kept higher are FP32 on purpose; of an int8 graph it lists them."""
+    return precision == "fp16" or (precision == "int8" and bool(kept))
+
+
+def _convolutions(compiled: Any) -> Iterator[tuple[str, frozenset[str], str]]:
+    """Of each convolution that is executed: its name, the names of the ONNX nodes in it, and the type it computes in.
+
+    OpenVINO takes a Conv's bias away and adds it again, so that ``layer1.0.conv1`` is executed as
+    ``layer1.0.conv1/WithoutBiases``; its own name, and those of the nodes that were fused after it, stand in
+    ``originalLayersNames``, which is a comma-separated list.
+    """
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         if "layerType" in info and str(info["layerType"].astype(str)) == "Convolution":
-            found = str(info["runtimePrecision"].astype(str))
-            if found != wanted and not _kept(found, precision):
-                raise UnavailableError(
-                    f"OpenVINO computes {node.get_friendly_name()} in {found} where {precision} was asked for: "
-                    "take --precision fp32"
-                )
-
-
-def _kept(found: str, precision: str) -> bool:
-    """In an fp16 graph the layers that the exporter kept higher are FP32 on purpose."""
-    return precision == "fp16" and found == "f32"
+            originals = frozenset(str(info["originalLayersNames"].astype(str)).split(","))
+            name = node.get_friendly_name().removesuffix("/WithoutBiases")
+            yield name, originals, str(info["runtimePrecision"].astype(str))
 
 
 def _first_line(error: BaseException) -> str:
