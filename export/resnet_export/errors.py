@@ -9,6 +9,7 @@
     │   ├── ArchitectureError          no known architecture fits its tensors
     │   ├── SignatureError             the module does not take or give what was said
     │   ├── ReferenceFileError         --reference cannot be read, or the module disagrees with it
+    │   ├── CalibrationError           the images or the calibration table cannot calibrate this model
     │   └── DestinationError           the bundle cannot be written there
     ├── TraceError                     neither exporter of PyTorch traced the module
     ├── PassError                      a graph pass refused what it cannot do exactly
@@ -52,6 +53,10 @@ class SignatureError(RequestError):
 
 class ReferenceFileError(RequestError):
     """The reference cannot be read, or the module disagrees with it."""
+
+
+class CalibrationError(RequestError):
+    """The images, or the calibration table, cannot calibrate this model."""
 
 
 class DestinationError(RequestError):

@@ -53,6 +53,12 @@ class Graph:
         """The outputs' shapes without the batch axis."""
         return tuple(static_shape(value)[1:] for value in self.model.graph.outputs)
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size, or None where the batch is dynamic."""
+        size = self.input.shape[0] if self.input.shape is not None else None
+        return size if isinstance(size, int) else None
+
     def nodes(self, op_type: str | None = None) -> Iterator[ir.Node]:
         """The nodes in topological order, or those of one operator."""
         return (node for node in list(self.model.graph) if op_type in (None, node.op_type))

@@ -21,6 +21,7 @@ def session_from_graph(graph: Graph) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # what comes between two runs needs cores
     options.enable_mem_pattern = False  # planning for all tensors at once takes 0.3 GB more on a ResNet-50
     shared: dict[str, Any] = {}
     copy = graph.copy()
@@ -47,8 +48,6 @@ def executor_name() -> str:
 
 def batches(graph: Graph, inputs: NDArray[np.generic], at_once: int) -> Iterator[NDArray[np.generic]]:
     """The inputs in batches of the graph's own fixed size, or of at most ``at_once``."""
-    shape = graph.input.shape
-    fixed = shape[0] if shape is not None else None
-    size = fixed if isinstance(fixed, int) else at_once
+    size = graph.fixed_batch or at_once
     for first in range(0, len(inputs), size):
         yield inputs[first : first + size]

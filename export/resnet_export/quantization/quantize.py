@@ -1,0 +1,126 @@
+"""An INT8 graph of one scheme, and the same with some layers left in higher precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_export.graph import Graph
+from resnet_export.passes.insert_qdq import insert_qdq
+from resnet_export.passes.qdq_placement import Placement, placement_from_graph
+from resnet_export.passes.result import Skipped
+from resnet_export.passes.to_fp16 import Fp16Options, Ranges, to_fp16
+
+from .reconstruct import Reconstruction, ReconstructOptions, reconstruct, with_biases
+from .table import CalibrationTable
+
+HIGHER = {"tensorrt": "fp16", "cpu": "fp32"}
+"""What computes that is not quantized, by scheme."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """How INT8 graphs are made.
+
+    Attributes:
+        method: of ``thresholds.METHODS``: which of the table's clipping magnitudes are taken.
+        images: how many of the calibration images weights and biases are fitted to.
+        reconstruct: of the weights and biases.
+    """
+
+    method: str = "minmax"
+    images: int = 64
+    reconstruct: ReconstructOptions = field(default_factory=ReconstructOptions)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Everything that an INT8 graph of one scheme is made of.
+
+    Attributes:
+        scheme: of ``qdq_placement.SCHEMES``.
+        higher: the graph with the corrected biases in the precision of what is not quantized.
+        exact: the same in FP32.
+        placement: with every layer quantized.
+        thresholds: by tensor.
+        found: the weights of every layer, and the biases that are in the graphs.
+        overflowing: the nodes that keep FP32 in an FP16 graph.
+    """
+
+    scheme: str
+    higher: Graph
+    exact: Graph
+    placement: Placement
+    thresholds: Mapping[str, float]
+    found: Reconstruction
+    overflowing: tuple[Skipped, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of all layers that can be quantized, in the graph's order."""
+        return self.placement.layers
+
+    def graph(self, kept: Set[str] = frozenset()) -> Graph:
+        """The INT8 graph in which the layers ``kept`` compute in higher precision."""
+        placement = placement_from_graph(self.exact, self.scheme, kept)
+        return insert_qdq(self.higher, placement, self.thresholds, self.found.weights).graph
+
+    def graph_in_fp32(self, kept: Set[str] = frozenset()) -> Graph:
+        """The same with FP32 between the quantized tensors, in either scheme."""
+        placement = placement_from_graph(self.exact, self.scheme, kept)
+        return insert_qdq(self.exact, placement, self.thresholds, self.found.weights).graph
+
+
+def quantized_from_table(
+    graph: Graph,
+    table: CalibrationTable,
+    scheme: str,
+    inputs: NDArray[np.generic] | None,
+    options: QuantizeOptions,
+    ranges: Ranges,
+    fp16: Fp16Options,
+    on_layers: Callable[[int, int], None] | None = None,
+) -> Quantized:
+    """Quantize.
+
+    Args:
+        graph: FP32, folded and equalized by the table's factors.
+        table: of the graph.
+        scheme: of ``qdq_placement.SCHEMES``.
+        inputs: calibration images to fit weights and biases to; None: weights are rounded to the nearest, and biases
+            stay what they are.
+        options: see there.
+        ranges: of the graph's tensors, seen on some inputs: they tell what fits FP16.
+        fp16: of the guard against overflow.
+        on_layers: told of how many layers were done, and how many there are.
+    """
+    placement = placement_from_graph(graph, scheme)
+    thresholds = thresholds_of(table, placement, options.method)
+    choice = options.reconstruct
+    if inputs is None:
+        choice = ReconstructOptions(rounding="nearest", bias=False)
+        inputs = np.zeros(0, np.float32)
+
+    def told(count: int) -> None:
+        if on_layers is not None:
+            on_layers(count, len(placement.layers))
+
+    found = reconstruct(graph, placement, thresholds, inputs, choice, told)
+    exact = with_biases(graph, found.biases)
+    if HIGHER[scheme] == "fp32":
+        return Quantized(scheme, exact, exact, placement, thresholds, found, ())
+    half = to_fp16(exact, ranges, fp16)
+    return Quantized(scheme, half.graph, exact, placement, thresholds, found, half.skipped)
+
+
+def thresholds_of(table: CalibrationTable, placement: Placement, method: str) -> dict[str, float]:
+    """The clipping magnitude of every tensor whose range the placement uses."""
+    found = {}
+    for point in placement.points:
+        entry = table.tensors[point.ranged_by]
+        kind = "uint8" if point.unsigned and "uint8" in entry.thresholds else "int8"
+        found[point.ranged_by] = entry.thresholds[kind][method]
+    return found

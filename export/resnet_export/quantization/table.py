@@ -1,0 +1,246 @@
+"""``calibration.json``: what calibration found, to be read by people, written again bit for bit, and read strictly."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_export.errors import CalibrationError
+from resnet_runtime import strictjson
+from resnet_runtime.json_fields import Fields, kind_of, shortened
+
+from .histograms import SMALLEST
+from .thresholds import LEVELS, METHODS
+
+SCHEMA = "resnet-calibration/1"
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_FAULTS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRange:
+    """What calibration saw of one tensor. Every number is a float32.
+
+    Attributes:
+        low: the smallest value seen.
+        high: the largest.
+        thresholds: by the integer type and the method, the magnitude T > 0 beyond which values are clipped: the scale
+            is T / 127 for ``int8`` and T / 255 for ``uint8``, which is there where ``low`` is not negative.
+    """
+
+    low: float
+    high: float
+    thresholds: Mapping[str, Mapping[str, float]]
+
+    @property
+    def dead(self) -> bool:
+        """Whether no value could be told from zero, so that the thresholds mean nothing."""
+        return max(-self.low, self.high) < SMALLEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTable:
+    """Everything that INT8 needs beside the graph. Every number but ``images`` is a float32.
+
+    Attributes:
+        model: SHA-256 of the folded FP32 graph whose tensors these are.
+        images: how many were looked at.
+        equalization: by group of layers, the factor of each channel; empty where nothing was equalized.
+        tensors: the ranges by tensor, in the graph's order.
+    """
+
+    model: str
+    images: int
+    equalization: Mapping[str, tuple[float, ...]]
+    tensors: Mapping[str, TensorRange]
+
+    @property
+    def dead(self) -> tuple[str, ...]:
+        """The tensors that no image made different from zero."""
+        return tuple(name for name, found in self.tensors.items() if found.dead)
+
+
+def bytes_from_table(table: CalibrationTable) -> bytes:
+    """The file: one line a tensor or group, both in the table's order; the same table gives the same bytes.
+
+    A number is the shortest decimal that gives its float32.
+    """
+    tensors = {
+        name: {
+            "low": _short(found.low),
+            "high": _short(found.high),
+            "thresholds": {
+                kind: {method: _short(by_method[method]) for method in METHODS}
+                for kind, by_method in found.thresholds.items()
+            },
+        }
+        for name, found in table.tensors.items()
+    }
+    equalization = {name: [_short(factor) for factor in factors] for name, factors in table.equalization.items()}
+    lines = (
+        f'  "schema": {_line(SCHEMA)}',
+        f'  "model": {_line(table.model)}',
+        f'  "images": {_line(table.images)}',
+        f'  "equalization": {_block(equalization)}',
+        f'  "tensors": {_block(tensors)}',
+    )
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8")
+
+
+def table_from_bytes(data: bytes, *, name: str = "calibration.json") -> CalibrationTable:
+    """Parse and validate.
+
+    Args:
+        data: the file's bytes.
+        name: what to call the file in messages.
+
+    Raises:
+        CalibrationError: the bytes are not a table of a known schema; every fault is listed.
+    """
+    try:
+        value = strictjson.loads(data)
+    except strictjson.StrictJSONError as error:
+        raise CalibrationError(f"{name} is not valid: {error}") from None
+    if not isinstance(value, dict):
+        raise CalibrationError(f"{name} is not valid: it holds a JSON {kind_of(value)}, not an object")
+    schema = value.get("schema")
+    if schema != SCHEMA:
+        raise CalibrationError(
+            f"{name} has the schema {shortened(schema)}, and this version reads {SCHEMA!r}: calibrate again"
+        )
+    faults: list[str] = []
+    table = _table(Fields(value, "", faults), faults)
+    if faults:
+        more = len(faults) - _MAX_FAULTS
+        details = faults[:_MAX_FAULTS] + ([f"and {more} more"] if more > 0 else [])
+        count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise CalibrationError(f"{name} is not valid, with {count}: {faults[0]}", details=details[1:])
+    return table
+
+
+def table_from_file(path: str | os.PathLike[str]) -> CalibrationTable:
+    """The table in a file.
+
+    Raises:
+        CalibrationError: it cannot be read, or is no table.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(strictjson.MAX_BYTES + 1)
+    except OSError as error:
+        raise CalibrationError(f"the calibration table {path} cannot be read: {error.strerror or error}") from error
+    return table_from_bytes(data, name=os.fspath(path))
+
+
+def check_table(table: CalibrationTable, graph_digest: str, tensor_names: Collection[str]) -> None:
+    """Refuse a table of another graph.
+
+    Args:
+        table: as it was read.
+        graph_digest: of the folded FP32 graph.
+        tensor_names: whose ranges are needed.
+
+    Raises:
+        CalibrationError: it belongs to another graph, or lacks tensors.
+    """
+    if table.model != graph_digest:
+        raise CalibrationError(
+            f"the calibration table belongs to the graph with SHA-256 {table.model[:12]}..., and this model's has "
+            f"{graph_digest[:12]}...: calibrate this model with its images"
+        )
+    missing = [name for name in tensor_names if name not in table.tensors]
+    if missing:
+        count = "one tensor" if len(missing) == 1 else f"{len(missing)} tensors"
+        raise CalibrationError(
+            f"the calibration table lacks {count} of this model, {shortened(missing[0])} first: "
+            "calibrate again with this version",
+            details=missing[1:],
+        )
+
+
+def _table(f: Fields, faults: list[str]) -> CalibrationTable:
+    f.text("schema")
+    table = CalibrationTable(
+        model=f.text("model", pattern=_DIGEST),
+        images=f.integer("images", 1),
+        equalization={
+            name: _factors(value, f"equalization.{name}", faults) for name, value in _members(f, "equalization", faults)
+        },
+        tensors={name: _range(value, f"tensors.{name}", faults) for name, value in _members(f, "tensors", faults)},
+    )
+    f.done()
+    return table
+
+
+def _members(f: Fields, key: str, faults: list[str]) -> list[tuple[str, Any]]:
+    """Those of an object whose keys are names of the model's; none may be empty."""
+    before = len(faults)
+    value = f.raw(key)
+    if isinstance(value, dict):
+        if "" in value:
+            f.fault(key, "has an empty key")
+        return list(value.items())
+    if len(faults) == before:
+        f.fault(key, f"is a JSON {kind_of(value)}, not an object")
+    return []
+
+
+def _factors(value: Any, where: str, faults: list[str]) -> tuple[float, ...]:
+    if not isinstance(value, list) or not value:
+        faults.append(f"{where} is {shortened(value)}, not a list of numbers")
+        return ()
+    fields = Fields({str(index): item for index, item in enumerate(value)}, where, faults)
+    return tuple(_positive(fields, str(index)) for index in range(len(value)))
+
+
+def _range(value: Any, where: str, faults: list[str]) -> TensorRange:
+    fields = Fields(value, where, faults)
+    low, high = (_float32(fields, key, fields.number(key)) for key in ("low", "high"))
+    if low > high:
+        fields.fault("low", f"is {low:g}, above high, which is {high:g}")
+    kinds = tuple(LEVELS) if low >= 0 else ("int8",)
+    thresholds = fields.record("thresholds", lambda f: {kind: f.record(kind, _by_method) for kind in kinds})
+    fields.done()
+    return TensorRange(low=low, high=high, thresholds=thresholds)
+
+
+def _by_method(f: Fields) -> dict[str, float]:
+    return {method: _positive(f, method) for method in METHODS}
+
+
+def _positive(f: Fields, key: str) -> float:
+    return _float32(f, key, f.positive(key))
+
+
+def _float32(f: Fields, key: str, value: float) -> float:
+    """The number rounded to float32, which has to reach it."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = float(np.float32(value))
+    if not math.isfinite(rounded) or (value != 0 and rounded == 0):
+        f.fault(key, f"is {value:g}, which float32 does not reach")
+        return 0.0
+    return rounded
+
+
+def _short(value: float) -> float:
+    """The float64 whose shortest decimal is that of the float32."""
+    return float(str(np.float32(value)))
+
+
+def _line(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _block(members: Mapping[str, object]) -> str:
+    if not members:
+        return "{}"
+    return "{\n" + ",\n".join(f"    {_line(name)}: {_line(value)}" for name, value in members.items()) + "\n  }"

@@ -1,0 +1,183 @@
+"""Q/DQ: where it stands, what it stores, and that an integer kernel computes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper
+
+from resnet_export.emulate import Emulation
+from resnet_export.graph import constant_of, name_of
+from resnet_export.observe import observation_from_graph
+from resnet_export.passes.insert_qdq import SMALLEST_SCALE, insert_qdq, undequantized_layers
+from resnet_export.passes.qdq_placement import (
+    CLASSIFIER,
+    SCHEMES,
+    nonnegative,
+    placement_from_graph,
+    residual_adds,
+    shortcut_of,
+)
+from resnet_export.passes.to_fp16 import to_fp16
+from tests.export.graphs import answers, graph_of, random
+from tests.export.int8_graphs import folded, images, nearest_weights, noise, quantized, thresholds
+
+GOLDEN = Path(__file__).parent / "golden" / "placement"
+EVERY = [(name, scheme) for name in ("basic", "bottleneck") for scheme in SCHEMES]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "resnet18", "resnet50"])
+def test_the_placement_is_the_golden_one(name: str, scheme: str, update_goldens: bool) -> None:
+    text = placement_from_graph(folded(name), scheme).text()
+    path = GOLDEN / f"{name}.{scheme}.txt"
+    if update_goldens:
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize(("name", "scheme"), EVERY)
+def test_every_convolution_reads_eight_bits(name: str, scheme: str) -> None:
+    graph = folded(name)
+    result = quantized(graph, scheme)
+    assert undequantized_layers(graph) == tuple(str(n.name) for n in graph.nodes() if n.op_type in ("Conv", "Gemm"))
+    assert undequantized_layers(result) == ("fc/Gemm",)
+    assert [(item.node, item.reason) for item in placement_from_graph(graph, scheme).kept] == [("fc/Gemm", CLASSIFIER)]
+    for node in result.nodes("QuantizeLinear"):
+        kind = ir.DataType.INT8 if scheme == "tensorrt" else ir.DataType.UINT8
+        assert node.outputs[0].dtype == kind
+    onnx.checker.check_model(result.to_bytes(), full_check=True)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_kept_layer_reads_floating_point_and_no_other_does(scheme: str) -> None:
+    graph = folded("bottleneck")
+    kept = {"layer1.0.conv2/Conv", "layer2.1.conv3/Conv"}
+    assert set(undequantized_layers(quantized(graph, scheme, frozenset(kept)))) == kept | {"fc/Gemm"}
+    assert {item.node for item in placement_from_graph(graph, scheme, frozenset(kept)).kept} == kept | {"fc/Gemm"}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_with_every_layer_kept_nothing_is_quantized(scheme: str) -> None:
+    graph = folded("bottleneck")
+    layers = frozenset(placement_from_graph(graph, scheme).layers)
+    assert placement_from_graph(graph, scheme, layers).points == ()
+    assert quantized(graph, scheme, layers).to_bytes() == graph.to_bytes()
+
+
+@pytest.mark.parametrize(("name", "scheme"), EVERY)
+def test_a_tensor_has_one_pair_however_often_it_is_read(name: str, scheme: str) -> None:
+    quantizers = [name_of(node.inputs[0]) for node in quantized(folded(name), scheme).nodes("QuantizeLinear")]
+    assert len(quantizers) == len(set(quantizers))
+    assert len(quantizers) > 5
+
+
+def test_a_max_pool_moves_eight_bits_by_one_scale() -> None:
+    graph = quantized(folded("bottleneck"), "cpu")
+    pool = next(graph.nodes("MaxPool"))
+    before = pool.inputs[0].producer()
+    after = next(user for user, _ in pool.outputs[0].uses())
+    assert (before.op_type, after.op_type) == ("DequantizeLinear", "QuantizeLinear")
+    assert constant_of(before.inputs[1]) == constant_of(after.inputs[1])
+
+
+def test_the_schemes_quantize_the_adds_as_they_say() -> None:
+    graph = folded("basic")
+    adds = residual_adds(graph)
+    assert len(adds) == 2
+    for node in residual_adds(quantized(graph, "cpu")):
+        assert [value.producer().op_type for value in node.inputs] == ["DequantizeLinear"] * 2
+    for node, plain in zip(residual_adds(quantized(graph, "tensorrt")), adds, strict=True):
+        producers = [value.producer().op_type for value in node.inputs]
+        assert producers[shortcut_of(plain)] == "DequantizeLinear"
+        assert producers[1 - shortcut_of(plain)] == "Conv"
+
+
+def test_the_shortcut_is_the_input_with_fewer_convolutions() -> None:
+    for node in residual_adds(folded("bottleneck")):
+        producer = node.inputs[shortcut_of(node)].producer()
+        assert producer.op_type == "Relu" or "downsample" in str(producer.name)
+
+
+def test_what_cannot_be_negative_uses_every_level() -> None:
+    graph = quantized(folded("basic"), "cpu")
+    for node in graph.nodes("QuantizeLinear"):
+        zero = int(constant_of(node.inputs[2]))
+        assert zero == (0 if nonnegative(node.inputs[0]) else 128)
+    zeros = {int(constant_of(node.inputs[2])) for node in graph.nodes("QuantizeLinear")}
+    assert zeros == {0, 128}
+
+
+@pytest.mark.parametrize(("name", "scheme"), EVERY)
+def test_the_answers_are_near_the_fp32_graphs(name: str, scheme: str) -> None:
+    graph = folded(name)
+    expected = answers(graph, images())
+    assert 0 < noise(expected, answers(quantized(graph, scheme), images())) < 0.01
+
+
+def test_scale_and_zero_point_are_the_formula() -> None:
+    graph = folded("basic")
+    limits = thresholds(graph)
+    result = quantized(graph, "cpu")
+    for node in result.nodes("QuantizeLinear"):
+        name = name_of(node.inputs[0])
+        levels = 255 if nonnegative(node.inputs[0]) else 127
+        assert float(constant_of(node.inputs[1])) == pytest.approx(limits[name] / levels, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["basic", "bottleneck"])
+def test_strongly_typed_fp16_stays_so(name: str) -> None:
+    graph = folded(name)
+    half = to_fp16(graph, observation_from_graph(graph, images()).ranges).graph
+    placement = placement_from_graph(graph, "tensorrt")
+    result = insert_qdq(half, placement, thresholds(graph), nearest_weights(graph, placement)).graph
+    assert undequantized_layers(result) == ("fc/Gemm",)
+    for node in result.nodes("Conv"):
+        assert {value.dtype for value in node.inputs} == {ir.DataType.FLOAT16}
+    onnx.checker.check_model(result.to_bytes(), full_check=True)
+    expected = answers(graph, images())
+    assert noise(expected, Emulation(result, "fp16").infer(images())["logits"]) < 0.01
+
+
+def test_a_scale_in_fp16_is_a_normal_number() -> None:
+    weights = random((4, 3, 1, 1), 1) * 1e-9
+    conv = helper.make_node("Conv", ["input", "w"], ["logits"], name="conv")
+    graph = graph_of([conv], {"w": weights}, input_shape=("batch", 3, 4, 4), output_shape=("batch", 4, 4, 4))
+    half = to_fp16(graph, {"input": (-1, 1), "logits": (-1, 1)}).graph
+    placement = placement_from_graph(graph, "tensorrt")
+    result = insert_qdq(half, placement, {"input": 1e-9}, nearest_weights(graph, placement)).graph
+    scales = [constant_of(node.inputs[1]) for node in result.nodes() if node.op_type.endswith("quantizeLinear")]
+    assert len(scales) == 2
+    assert all((scale >= SMALLEST_SCALE).all() for scale in scales)
+
+
+def test_a_convolution_whose_weights_depend_on_the_input_is_left_alone_with_the_reason() -> None:
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["a"], name="first"),
+        helper.make_node("ReduceMean", ["a", "axes"], ["m"], name="mean"),
+        helper.make_node("Conv", ["a", "m"], ["logits"], name="second"),
+    ]
+    arrays = {"w": random((3, 3, 1, 1), 1), "axes": np.array([0, 2, 3])}
+    nodes[1].attribute.append(helper.make_attribute("keepdims", 0))
+    nodes.insert(2, helper.make_node("Reshape", ["m", "shape"], ["filter"], name="reshape"))
+    arrays["shape"] = np.array([1, 3, 1, 1])
+    nodes[3].input[1] = "filter"
+    graph = graph_of(nodes, arrays, input_shape=("batch", 3, 4, 4), output_shape=("batch", 1, 4, 4))
+    placement = placement_from_graph(graph, "cpu")
+    assert placement.layers == ("first",)
+    assert [(item.node, item.reason) for item in placement.kept] == [("second", "its weights depend on the input")]
+
+
+def test_the_graph_that_was_given_is_not_changed() -> None:
+    graph = folded("basic")
+    before = graph.to_bytes()
+    quantized(graph, "cpu")
+    assert graph.to_bytes() == before
+
+
+def test_the_same_graph_gives_the_same_bytes() -> None:
+    assert quantized(folded("basic"), "cpu").to_bytes() == quantized(folded("basic"), "cpu").to_bytes()
