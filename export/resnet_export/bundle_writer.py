@@ -59,6 +59,10 @@ class StagedBundle:
         """Take a file back."""
         (self.path / record.path).unlink()
 
+    def discard(self, name: str) -> None:
+        """Take a file back, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
     def publish(self, manifest: Manifest) -> None:
         """Write the manifest and rename the folder to its destination.
 

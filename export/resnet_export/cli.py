@@ -74,7 +74,7 @@ def _gates(context: click.Context, parameter: click.Parameter, values: tuple[str
             limit = float(number)
         except ValueError:
             limit = -1.0
-        if variant not in ("fp32", "bf16", "fp16") or figure not in figures or not 0 <= limit < 1e9:
+        if variant not in ("fp32", "bf16", "fp16", "int8") or figure not in figures or not 0 <= limit < 1e9:
             raise click.BadParameter(f"{value!r} is not VARIANT.FIGURE=NUMBER, with one of {', '.join(figures)}")
         found.setdefault(variant, {})[figure] = limit
     return found
@@ -116,9 +116,49 @@ class _Command(click.Command):
     "--precision",
     "variants",
     multiple=True,
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    help="A variant to make; repeat for several [all].",
+    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
+    help="A variant to make; repeat for several [all; int8 with --calibration].",
 )
+@click.option(
+    "--calibration",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Images for INT8: a folder, or .npy or .npz batches as the graph takes them.",
+)
+@click.option(
+    "--calibration-table",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A calibration.json of an earlier export of this model, instead of a pass over images.",
+)
+@click.option(
+    "--calibration-method",
+    type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
+    default="minmax",
+    show_default=True,
+    help="How ranges are clipped.",
+)
+@click.option(
+    "--evaluation",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Images that INT8's accuracy is measured on: a folder with one folder a class; or see --evaluation-labels.",
+)
+@click.option(
+    "--evaluation-labels",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Text, an image and its label a line.",
+)
+@click.option(
+    "--max-drop",
+    metavar="POINTS",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Top-1 accuracy that INT8 may lose; the costliest layers go back to FP16 or FP32 until it is met.",
+)
+@click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be read, and say which.")
 @click.option(
     "--input",
     "input_dtype",
@@ -244,7 +284,17 @@ def _options(arguments: dict[str, Any]) -> Any:
     from resnet_runtime.manifest import Batch, Resize
 
     from .errors import RequestError
-    from .options import DEFAULT_LIMITS, VARIANTS, ExportOptions, ModelOptions, PreprocessingOptions
+    from .options import (
+        DEFAULT_LIMITS,
+        VARIANTS,
+        WITHOUT_IMAGES,
+        CalibrationOptions,
+        EvaluationOptions,
+        ExportOptions,
+        ModelOptions,
+        PreprocessingOptions,
+    )
+    from .quantization.quantize import QuantizeOptions
 
     resize, crop = arguments["resize"], arguments["crop"]
     if isinstance(resize, tuple):
@@ -255,9 +305,15 @@ def _options(arguments: dict[str, Any]) -> Any:
         crop = crop if len(crop) == 2 else crop * 2
     smallest, optimal, largest = arguments["batch"] or (1, 8, 32)
     limits = {name: dataclasses.replace(DEFAULT_LIMITS[name], **arguments["gates"].get(name, {})) for name in VARIANTS}
-    chosen = tuple(name for name in VARIANTS if name in arguments["variants"]) or VARIANTS
+    calibration = CalibrationOptions(
+        images=arguments["calibration"],
+        table=arguments["calibration_table"],
+        skip_bad_images=arguments["skip_bad_images"],
+        quantize=QuantizeOptions(method=arguments["calibration_method"]),
+    )
+    chosen = tuple(name for name in VARIANTS if name in arguments["variants"]) or None
     for name in arguments["gates"]:
-        if name not in chosen:
+        if name not in (chosen or (VARIANTS if calibration.given else WITHOUT_IMAGES)):
             raise RequestError(f"--gate names {name}, and --precision leaves it out: take one of the two away")
     return ExportOptions(
         model=ModelOptions(
@@ -277,6 +333,10 @@ def _options(arguments: dict[str, Any]) -> Any:
             color_order=arguments["color_order"],
             interpolation=arguments["interpolation"],
             in_graph=arguments["input_dtype"] == "uint8",
+        ),
+        calibration=calibration,
+        evaluation=EvaluationOptions(
+            images=arguments["evaluation"], labels=arguments["evaluation_labels"], max_drop=arguments["max_drop"]
         ),
         variants=chosen,
         limits=limits,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import rich.box
 import rich.console
 import rich.markup
+import rich.progress
 import rich.table
 
 from resnet_runtime.cli_tables import printable, unicode_name
@@ -21,6 +22,7 @@ from .progress import Stage
 
 if TYPE_CHECKING:
     from .pipeline import ExportResult
+    from .report import Verdict
 
 
 class Console:
@@ -40,12 +42,13 @@ class Console:
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
         """A spinner with the time while it runs on a terminal, one line when it is done."""
-        shown = _Stage()
         start = time.perf_counter()
         if self._quiet or not self._errors.is_terminal:
+            shown = _Stage()
             yield shown
         else:
-            with self._errors.status(f"{name} ..."):
+            with _bar(self._errors) as bar:
+                shown = _Stage(bar, bar.add_task(f"{name} ...", total=None, rate=""))
                 yield shown
         if not self._quiet:
             seconds = time.perf_counter() - start
@@ -69,6 +72,9 @@ class Console:
         # Its own width also where the terminal has less, or is none: a figure that was cut off says nothing.
         table.width = self._output.measure(table, options=self._output.options.update(width=1000)).maximum
         self._output.print("", table, "", sep="\n")
+        for verdict in result.report.verdicts:
+            for line in _about_int8(verdict):
+                self._output.print(rich.markup.escape(line))
         for name, faults in result.dropped.items():
             self._output.print(f"[red]{name} is not in the bundle:[/] {'; '.join(faults)}")
         emulated = [v for v in result.report.verdicts if v.variant.gate.emulated and not v.faults]
@@ -93,16 +99,44 @@ class Console:
         sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")  # ASCII, whatever the terminal's encoding
 
 
+def _bar(console: rich.console.Console) -> rich.progress.Progress:
+    """A spinner, and a bar with its rate once a stage says how far it is; gone when the stage is done."""
+    columns = (
+        rich.progress.SpinnerColumn(),
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.TextColumn("{task.fields[rate]}"),
+        rich.progress.TimeElapsedColumn(),
+    )
+    return rich.progress.Progress(*columns, console=console, transient=True)
+
+
 class _Stage:
-    def __init__(self) -> None:
+    """What a stage says; ``bar`` shows how far it is, on a terminal."""
+
+    def __init__(self, bar: rich.progress.Progress | None = None, task: rich.progress.TaskID | None = None) -> None:
         self.results: list[str] = []
         self.warnings: list[str] = []
+        self._bar = bar
+        self._task = task
+        self._unit = ""
+        self._begun = time.perf_counter()
 
     def tell(self, result: str) -> None:
         self.results.append(result)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+    def advance(self, done: int, total: int | None, unit: str) -> None:
+        if self._bar is None or self._task is None:
+            return
+        now = time.perf_counter()
+        if unit != self._unit:
+            self._unit, self._begun = unit, now
+        rate = done / max(now - self._begun, 1e-9)
+        of = "" if total is None else f"/{total}"
+        self._bar.update(self._task, completed=done, total=total, rate=f"{done}{of} {unit}, {rate:.3g} {unit}/s")
 
 
 def _table(result: ExportResult) -> rich.table.Table:
@@ -124,6 +158,24 @@ def _table(result: ExportResult) -> rich.table.Table:
             "[red]failed[/]" if verdict.faults else "[green]passed[/]" + ("*" if variant.gate.emulated else ""),
         )
     return table
+
+
+def _about_int8(verdict: Verdict) -> list[str]:
+    """What the table has no room for: accuracy, speed, and what had to stay in higher precision."""
+    variant, accuracy = verdict.variant, verdict.variant.gate.accuracy
+    parts = []
+    if accuracy is not None:
+        what = "top-1" if accuracy.labelled else "agreement"
+        parts.append(
+            f"{what} {accuracy.measured:.2%}, eager {accuracy.eager:.2%}, over {accuracy.samples} images "
+            f"({accuracy.drop:+.2f} points lost, {accuracy.max_drop:g} allowed)"
+        )
+    parts += [f"{speed.ratio:.1f} times as fast as {speed.against} on {speed.backend}" for speed in variant.speeds]
+    lines = [f"{variant.id}: {'; '.join(parts)}"] if parts else []
+    for cost in verdict.kept_costs:
+        time = "time not measured" if cost.slowdown is None else f"{cost.slowdown - 1:+.1%} time"
+        lines.append(f"  kept higher: {cost.node}, noise {cost.noise:.2g} if quantized alone, {time}")
+    return lines
 
 
 def _against(value: float, allowed: float | None) -> str:

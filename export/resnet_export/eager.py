@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from resnet_runtime.manifest import Preprocessing
 from resnet_runtime.parity import spread
 
 from .errors import ReferenceFileError, SignatureError
+from .quantization.evaluation import EvaluationSet
 from .source import SourceModel
 from .trace import Traceable, callable_of, first_line, named_outputs
 
 _AT_ONCE = 4
+_EVALUATED_AT_ONCE = 16
 _IN_FLOAT64 = 4
 
 Answers = Mapping[str, NDArray[np.floating]]
@@ -73,6 +75,39 @@ def answers_from_module(
         {name: array.astype(np.float32) for name, array in single.items()},
         {name: array.astype(np.float64) for name, array in exact.items()},
     )
+
+
+def classes_from_module(
+    module: Traceable,
+    images: EvaluationSet,
+    preprocessing: Preprocessing,
+    fixed_batch: int | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """The class that the module finds in every evaluation image, and the right ones.
+
+    Args:
+        module, preprocessing, fixed_batch: as ``answers_from_module`` takes them.
+        images: in the graph's dtype and layout.
+        on_images: told of how many are done.
+
+    Returns:
+        (N,) the index of the first output's largest element, and (N,) the labels, or None where there are none.
+    """
+    network = callable_of(module)
+    found: list[NDArray[np.int64]] = []
+    right: list[NDArray[np.int64]] = []
+    size = fixed_batch or _EVALUATED_AT_ONCE
+    for batch, labels in images.batches(size):
+        short = size - len(batch) if fixed_batch is not None else 0
+        whole = np.concatenate([batch, np.zeros((short, *batch.shape[1:]), batch.dtype)]) if short else batch
+        answers = next(iter(_run(network, whole, preprocessing, torch.float32, fixed_batch).values()))
+        found.append(answers[: len(batch)].argmax(axis=1).astype(np.int64))
+        if labels is not None:
+            right.append(labels)
+        if on_images is not None:
+            on_images(sum(map(len, found)))
+    return np.concatenate(found), np.concatenate(right) if right else None
 
 
 def _in_float64(

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from .graph import IR_VERSION, MADE_OF_INPUTS, OPSET, Graph, add_initializer, constant_of, name_of
 from .host_session import batches, executor_name, session_from_graph
 
+_VALUES_AT_ONCE = 150528
+"""Of the input: one image of 224 x 224 at a time, more where they are smaller."""
+
 TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
@@ -54,12 +57,35 @@ def emulated_graph(graph: Graph, precision: str) -> Graph:
     return copy
 
 
+class Emulation:
+    """A graph whose 16-bit results are rounded.
+
+    Args:
+        graph, precision: as ``emulated_graph`` takes them.
+    """
+
+    def __init__(self, graph: Graph, precision: str) -> None:
+        self._graph = graph
+        self._session = session_from_graph(emulated_graph(graph, precision))
+
+    def infer(self, inputs: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+        """The outputs by name, each (N, ...)."""
+        names = list(self._graph.output_names)
+        fixed = self._graph.fixed_batch
+        short = 0 if fixed is None else -len(inputs) % fixed
+        whole = np.concatenate([inputs, np.zeros((short, *inputs.shape[1:]), inputs.dtype)]) if short else inputs
+        values = int(np.prod(inputs.shape[1:]))
+        parts = [
+            self._session.run(names, {self._graph.input_name: batch})
+            for batch in batches(self._graph, whole, max(1, _VALUES_AT_ONCE // values))
+        ]
+        whole_answers = [np.concatenate([part[index] for part in parts]) for index in range(len(names))]
+        return {name: array[: len(inputs)] for name, array in zip(names, whole_answers, strict=True)}
+
+
 def answers_from_emulation(graph: Graph, precision: str, inputs: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
-    """The outputs by name, each (N, ...), of ``graph`` with its 16-bit results rounded; one sample at a time."""
-    session = session_from_graph(emulated_graph(graph, precision))
-    names = list(graph.output_names)
-    parts = [session.run(names, {graph.input_name: batch}) for batch in batches(graph, inputs, 1)]
-    return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}
+    """The outputs by name, each (N, ...), of ``graph`` with its 16-bit results rounded."""
+    return Emulation(graph, precision).infer(inputs)
 
 
 @functools.cache
@@ -75,7 +101,7 @@ def rounds(precision: str) -> bool:
 
 
 def description(precision: str) -> str:
-    """How the emulation is named in a gate."""
+    """How the emulation is named in a gate, for what is rounded to."""
     return f"{executor_name()}, each result rounded to {precision}"
 
 

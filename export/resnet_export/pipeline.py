@@ -10,28 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_runtime.bundle import CheckData
 from resnet_runtime.manifest import (
     Assumption,
     Batch,
     FileRecord,
-    Gate,
     Input,
     KeptLayer,
     Manifest,
     Model,
     Output,
-    Parity,
     Preprocessing,
     Variant,
 )
 
-from . import verify
+from . import int8, verify
 from .bundle_writer import StagedBundle, check_destination, staged_bundle
 from .check_inputs import check_inputs
 from .checkpoint import checkpoint_from_file
-from .eager import EagerAnswers, Reference, answers_from_module, check_reference, reference_from_file
+from .eager import (
+    EagerAnswers,
+    Reference,
+    answers_from_module,
+    check_reference,
+    classes_from_module,
+    reference_from_file,
+)
 from .errors import RequestError, VerificationError
 from .graph import Graph
 from .labels import check_labels, labels_from_file
@@ -41,9 +47,14 @@ from .passes import PassResult, Skipped, fold_batchnorm, fold_preprocessing, to_
 from .passes.to_fp16 import kept_layers
 from .preprocessing import preprocessing_from_options
 from .progress import Progress, Timings
+from .quantization.evaluation import evaluation_from_source
+from .quantization.images import ImageStream, check_varied, images_from_source
 from .report import ExportReport, Verdict, bytes_from_report, tool_versions
 from .source import SourceModel, model_from_checkpoint
 from .trace import Traced, first_line, graph_from_module
+
+_MADE_SAMPLES = 8
+_CALIBRATED_SAMPLES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +95,7 @@ def bundle_from_checkpoint(
     options: ExportOptions | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Export: read, compare with the reference, ask eager, trace, fold, stage, verify, publish.
+    """Export: read, compare with the reference, ask eager, trace, fold, stage, verify, quantize, publish.
 
     Args:
         checkpoint: a file that ``checkpoint_from_file`` reads.
@@ -101,8 +112,10 @@ def bundle_from_checkpoint(
     _check_request(options)
     check_destination(Path(destination), force=options.force)
     subject = _read(Path(checkpoint), options, timings)
+    images = _images(subject, options)
     _compare_with_reference(subject, options, timings)
-    data, answers = _ask_eager(subject, options, timings)
+    data, answers = _ask_eager(subject, images, options, timings)
+    evaluation = _evaluate_eager(subject, answers, options, timings)
     traced = _trace(subject, tuple(answers.float32), timings)
     subject = dataclasses.replace(subject, model=subject.model.without_module())
     folded, fold = _fold(traced, subject.preprocessing, timings)
@@ -110,6 +123,12 @@ def bundle_from_checkpoint(
     with staged_bundle(Path(destination), force=options.force) as staged:
         draft, candidates = _write(staged, subject, traced, folded, observed, data, options, timings)
         verdicts = _verify(staged, draft, candidates, data, timings)
+        if "int8" in options.wanted:
+            calibrated = int8.calibrate(staged, folded, images, data, options.calibration, timings)
+            draft = dataclasses.replace(draft, calibration=calibrated.file)
+            exporter = int8.Int8Exporter(staged, draft, calibrated, data, evaluation, options, timings)
+            verdicts += exporter.verdicts(_shipped(verdicts))
+        _refuse_nothing(verdicts)
         report = ExportReport(
             manifest=dataclasses.replace(draft, variants=_shipped(verdicts)),
             verdicts=verdicts,
@@ -125,8 +144,8 @@ def bundle_from_checkpoint(
 
 
 def _check_request(options: ExportOptions) -> None:
-    unknown = [name for name in options.variants if name not in VARIANTS]
-    if unknown or not options.variants:
+    unknown = [name for name in options.wanted if name not in VARIANTS]
+    if unknown or not options.wanted:
         found = ", ".join(map(repr, unknown)) or "nothing"
         raise RequestError(f"--precision names {found}, and an export makes {', '.join(VARIANTS)}")
     batch = options.batch
@@ -134,8 +153,9 @@ def _check_request(options: ExportOptions) -> None:
         raise RequestError(
             f"--batch is {batch.smallest},{batch.optimal},{batch.largest}, and goes up from MIN over OPT to MAX, from 1"
         )
-    if options.check_samples < 2:
+    if options.check_samples is not None and options.check_samples < 2:
         raise RequestError(f"{options.check_samples} check samples say nothing of how the answers vary: take 2 or more")
+    int8.check_request(options)
 
 
 def _read(checkpoint: Path, options: ExportOptions, timings: Timings) -> _Subject:
@@ -175,6 +195,18 @@ def _input(model: SourceModel, options: ExportOptions) -> Input:
     )
 
 
+def _images(subject: _Subject, options: ExportOptions) -> ImageStream | None:
+    """The calibration images; those that will be held in memory are read now, so that what is wrong is said first."""
+    calibration = options.calibration
+    if calibration.images is None or "int8" not in options.wanted:
+        return None
+    images = images_from_source(
+        calibration.images, subject.input, subject.preprocessing, skip_bad=calibration.skip_bad_images
+    )
+    check_varied(images.head(max(calibration.quantize.images, options.check_samples or _CALIBRATED_SAMPLES)))
+    return images
+
+
 def _compare_with_reference(subject: _Subject, options: ExportOptions, timings: Timings) -> None:
     """Before anything is made, so that no assumption passes as right."""
     if subject.reference is None:
@@ -184,30 +216,83 @@ def _compare_with_reference(subject: _Subject, options: ExportOptions, timings: 
         stage.tell(f"{len(subject.reference.input)} samples, agrees within {worst:.1e} of the spread")
 
 
-def _ask_eager(subject: _Subject, options: ExportOptions, timings: Timings) -> tuple[CheckData, EagerAnswers]:
+def _ask_eager(
+    subject: _Subject, images: ImageStream | None, options: ExportOptions, timings: Timings
+) -> tuple[CheckData, EagerAnswers]:
     """Varied inputs, the reference's among them, and what the model itself makes of them."""
     with timings.stage("eager") as stage:
-        count = options.check_samples
         fixed = subject.model.fixed_batch
-        if fixed is not None:
-            count = -(-count // fixed) * fixed
-        inputs = check_inputs(count, subject.input, subject.preprocessing)
-        taken = subject.reference is not None or subject.preprocessing.in_graph or fixed is not None
-        if subject.reference is not None and not subject.preprocessing.in_graph and fixed is None:
-            inputs = np.concatenate([subject.reference.input[: options.check_samples], inputs])
+        inputs = _check_inputs(subject, images, options)
+        taken = images is not None or subject.reference is not None or subject.preprocessing.in_graph
+        taken = taken or fixed is not None
         answers = answers_from_module(subject.model.module, inputs, subject.preprocessing, fixed)
         relative = verify.refuse_constant(answers)
         if not answers.exact:
             stage.warn("the model cannot be computed in float64, so that its folding is compared with float32")
         if fixed is not None:
             stage.warn(f"the model takes batches of {fixed} alone, so that --batch does not apply")
-        stage.tell(f"{len(inputs)} varied inputs, answers spread over {relative:.0%} of their range")
+        kind = "varied inputs" if images is None else "inputs"
+        stage.tell(f"{len(inputs)} {kind}, answers spread over {relative:.0%} of their range")
         if relative < verify.LOW_SPREAD:
             stage.warn(
                 f"the answers move by only {relative:.0%} of their range over varied inputs: the gates say little"
                 + ("" if taken else "; give inputs of your own by --reference")
             )
     return CheckData(inputs, answers.float32), answers
+
+
+def _check_inputs(subject: _Subject, images: ImageStream | None, options: ExportOptions) -> NDArray[np.generic]:
+    """The calibration images where there are some, else made ones; the reference's before them."""
+    fixed = subject.model.fixed_batch or 1
+    if images is not None:
+        inputs = images.head(options.check_samples or _CALIBRATED_SAMPLES)
+        repeated = np.take(inputs, range(-(-max(2, len(inputs)) // fixed) * fixed), axis=0, mode="wrap")
+        inputs = repeated if len(repeated) > len(inputs) else inputs
+    else:
+        count = options.check_samples or _MADE_SAMPLES
+        inputs = check_inputs(-(-count // fixed) * fixed, subject.input, subject.preprocessing)
+    if subject.reference is not None and not subject.preprocessing.in_graph and subject.model.fixed_batch is None:
+        inputs = np.concatenate([subject.reference.input[: options.check_samples or _MADE_SAMPLES], inputs])
+    return inputs
+
+
+def _evaluate_eager(
+    subject: _Subject, answers: EagerAnswers, options: ExportOptions, timings: Timings
+) -> verify.Evaluation | None:
+    """What the model itself makes of the evaluation images, while it is in memory."""
+    if options.evaluation.images is None:
+        return None
+    with timings.stage("evaluate") as stage:
+        name, logits = next(iter(answers.float32.items()))
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise RequestError(f"--evaluation needs a classifier, and the output {name!r} has the shape {logits.shape}")
+        found = evaluation_from_source(
+            options.evaluation.images,
+            subject.input,
+            subject.preprocessing,
+            classes=logits.shape[1],
+            labels=subject.labels,
+            labels_file=options.evaluation.labels,
+            skip_bad=options.calibration.skip_bad_images,
+        )
+        classes, labels = classes_from_module(
+            subject.model.module,
+            found,
+            subject.preprocessing,
+            subject.model.fixed_batch,
+            lambda done: stage.advance(done, found.count, "images"),
+        )
+        evaluation = verify.Evaluation(found, classes, labels, options.evaluation.max_drop)
+        stage.tell(
+            f"{len(classes)} images, eager's top-1 accuracy {evaluation.top1:.2%}"
+            if labels is not None
+            else f"{len(classes)} images without labels: agreement with the model is measured"
+        )
+        for note in found.notes:
+            stage.warn(note)
+        if found.skipped:
+            stage.warn(f"{len(found.skipped)} evaluation images were skipped: {found.skipped[0]}")
+    return evaluation
 
 
 def _trace(subject: _Subject, names: Sequence[str], timings: Timings) -> Traced:
@@ -263,9 +348,9 @@ def _write(
     with timings.stage("write") as stage:
         files: dict[str, FileRecord] = {}
         kept: dict[str, tuple[KeptLayer, ...]] = {}
-        if {"fp32", "bf16"} & set(options.variants):
+        if {"fp32", "bf16"} & set(options.wanted):
             files["fp32"] = files["bf16"] = staged.add("model.fp32.onnx", folded.to_bytes())
-        if "fp16" in options.variants:
+        if "fp16" in options.wanted:
             result = to_fp16(folded, observed.ranges, options.fp16)
             kept["fp16"] = kept_layers(result)
             files["fp16"] = staged.add("model.fp16.onnx", result.graph.to_bytes())
@@ -295,23 +380,15 @@ def _write(
         report=check,  # until there is one
         labels=labels,
     )
-    candidates = tuple(_candidate(name, files[name], kept.get(name, ()), options) for name in options.variants)
+    candidates = tuple(
+        _candidate(name, files[name], kept.get(name, ()), options) for name in options.wanted if name != "int8"
+    )
     return manifest, candidates
 
 
 def _candidate(name: str, file: FileRecord, kept: tuple[KeptLayer, ...], options: ExportOptions) -> Variant:
     """A variant whose gate has its limits, and nothing measured yet."""
-    unmeasured = Parity(
-        samples=1,
-        undecided=0,
-        max_error=0.0,
-        mean_error=0.0,
-        centred_cosine=0.0,
-        snr_db=0.0,
-        top1_agreement=0.0,
-        top5_agreement=0.0,
-    )
-    gate = Gate(passed=False, executor="none", emulated=False, limits=options.limits[name], parity=unmeasured)
+    gate = verify.unmeasured_gate(options.limits[name])
     return Variant(id=name, precision=name, scheme=None, file=file, gate=gate, kept_higher=kept)
 
 
@@ -326,7 +403,9 @@ def _verify(
     staged: StagedBundle, draft: Manifest, candidates: tuple[Variant, ...], data: CheckData, timings: Timings
 ) -> tuple[Verdict, ...]:
     """Every candidate through the shipped runtime, from the staged files."""
-    verdicts = []
+    verdicts: list[Verdict] = []
+    if not candidates:
+        return ()
     with verify.StagedReader(staged.path, dataclasses.replace(draft, variants=candidates)) as bundle:
         for variant in candidates:
             with timings.stage(f"verify {variant.id}") as stage:
@@ -335,10 +414,13 @@ def _verify(
                 stage.tell(f"max error {gate.parity.max_error:.2g} of the spread, by {gate.executor}")
                 for fault in found:
                     stage.warn(f"{variant.id} did not pass its gate: {fault}")
-    if not _shipped(tuple(verdicts)):
+    return tuple(verdicts)
+
+
+def _refuse_nothing(verdicts: tuple[Verdict, ...]) -> None:
+    if not _shipped(verdicts):
         details = [f"{verdict.variant.id}: {fault}" for verdict in verdicts for fault in verdict.faults]
         raise VerificationError("no variant passed its gate, and nothing was written", details=details)
-    return tuple(verdicts)
 
 
 def _shipped(verdicts: tuple[Verdict, ...]) -> tuple[Variant, ...]:
@@ -350,7 +432,7 @@ def _publish(staged: StagedBundle, report: ExportReport, verdicts: tuple[Verdict
         shipped = {variant.file.path for variant in report.manifest.variants}
         for file in {verdict.variant.file.path: verdict.variant.file for verdict in verdicts}.values():
             if file.path not in shipped:
-                staged.remove(file)
+                staged.discard(file.path)
         record = staged.add("report.json", bytes_from_report(report))
         manifest = dataclasses.replace(report.manifest, report=record)
         staged.publish(manifest)

@@ -17,6 +17,9 @@ class Stage(Protocol):
     def warn(self, text: str) -> None:
         """What the user has to know, a sentence."""
 
+    def advance(self, done: int, total: int | None, unit: str) -> None:
+        """How far it is: ``done`` of ``total`` (None: not known) ``unit``, such as images."""
+
 
 class Progress(Protocol):
     """Told of every stage in turn."""
@@ -63,3 +66,7 @@ class _Quiet:
         self._warnings.append(text)
         if self._shown is not None:
             self._shown.warn(text)
+
+    def advance(self, done: int, total: int | None, unit: str) -> None:
+        if self._shown is not None:
+            self._shown.advance(done, total, unit)

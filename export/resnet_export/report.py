@@ -20,11 +20,33 @@ _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy", "onnxruntime", "ope
 
 
 @dataclass(frozen=True)
+class KeptCost:
+    """What a layer that INT8 keeps in higher precision costs.
+
+    Attributes:
+        node: its name.
+        noise: which it would add if it were quantized alone, relative to the answers' variance.
+        slowdown: the graph's time with it kept, relative to that with it quantized; None where it was not measured.
+    """
+
+    node: str
+    noise: float
+    slowdown: float | None
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """A variant with its gate, and what was outside the limits; empty where it ships."""
+    """A variant with its gate.
+
+    Attributes:
+        variant: as it ships.
+        faults: what was outside the limits; empty where it ships.
+        kept_costs: of the layers that went back to higher precision so that the gate is passed.
+    """
 
     variant: Variant
     faults: tuple[str, ...]
+    kept_costs: tuple[KeptCost, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +85,12 @@ def json_from_report(report: ExportReport) -> dict[str, Any]:
         "schema": "resnet-report/1",
         "model": dataclasses.asdict(report.manifest.model),
         "variants": [
-            {**dataclasses.asdict(verdict.variant), "shipped": not verdict.faults, "faults": list(verdict.faults)}
+            {
+                **dataclasses.asdict(verdict.variant),
+                "shipped": not verdict.faults,
+                "faults": list(verdict.faults),
+                "kept_costs": [dataclasses.asdict(cost) for cost in verdict.kept_costs],
+            }
             for verdict in report.verdicts
         ],
         "folding": {

@@ -6,25 +6,30 @@ precision, ``emulate`` rounds to it, and the gate says so.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_runtime.backends import BACKENDS, facts_of
-from resnet_runtime.backends.base import EMULATED
+from resnet_runtime.backends.base import EMULATED, misfit
 from resnet_runtime.bundle import Bundle, CheckData
-from resnet_runtime.check import check_variant
 from resnet_runtime.errors import BackendError, UnavailableError
-from resnet_runtime.manifest import FileRecord, Gate, Manifest, Variant
+from resnet_runtime.manifest import Accuracy, Batch, FileRecord, Gate, Limits, Manifest, Parity, Variant
 from resnet_runtime.parity import MIN_SPREAD, faults, parity, relative_spread, spread, tie_of
+from resnet_runtime.selection import Choice
+from resnet_runtime.session import Session, backend_from_variant
 
 from . import emulate
 from .eager import EagerAnswers
 from .errors import VerificationError
 from .graph import graph_from_bytes
 from .observe import Observation
+from .quantization.evaluation import EvaluationSet
 
 WITHOUT_FLOAT64 = 1e-5
 """Of the spread: what folding may cost where the module cannot be computed in float64 and its noise is not known."""
@@ -121,13 +126,73 @@ class StagedReader(Bundle):
                 check.result()
 
 
-def gate_from_variant(bundle: Bundle, variant: Variant, data: CheckData) -> tuple[Gate, tuple[str, ...]]:
+def unmeasured_gate(limits: Limits) -> Gate:
+    """A gate that nothing has been put through yet."""
+    nothing = Parity(
+        samples=1,
+        undecided=0,
+        max_error=0.0,
+        mean_error=0.0,
+        centred_cosine=0.0,
+        snr_db=0.0,
+        top1_agreement=0.0,
+        top5_agreement=0.0,
+    )
+    return Gate(passed=False, executor="none", emulated=False, limits=limits, parity=nothing)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Images with what eager makes of them.
+
+    Attributes:
+        images: to be gone through again for every variant, in the same order.
+        eager: (N,) the class that eager finds in each.
+        labels: (N,) the right ones; None: eager's are taken for them, and accuracy is agreement with eager.
+        max_drop: how many points a variant may lose.
+    """
+
+    images: EvaluationSet
+    eager: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    max_drop: float
+
+    @property
+    def top1(self) -> float:
+        """Eager's accuracy, in 0..1."""
+        return 1.0 if self.labels is None else float((self.eager == self.labels).mean())
+
+
+@dataclass(frozen=True)
+class Executor:
+    """What computes a variant here.
+
+    Attributes:
+        name: for the gate.
+        emulated: whether this host has no arithmetic of the variant's precision.
+        infer: from inputs (N, ...) to the outputs by name.
+    """
+
+    name: str
+    emulated: bool
+    infer: Callable[[NDArray[np.generic]], Mapping[str, NDArray[np.floating]]]
+
+
+def gate_from_variant(
+    bundle: Bundle,
+    variant: Variant,
+    data: CheckData,
+    evaluation: Evaluation | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> tuple[Gate, tuple[str, ...]]:
     """Run a variant of the staged bundle and judge it.
 
     Args:
         bundle: the staged one.
         variant: whose ``gate.limits`` are to hold.
         data: inputs and eager's answers.
+        evaluation: what its accuracy is measured with, where it is.
+        on_images: told of how many of those were evaluated.
 
     Returns:
         The gate, and what was outside its limits.
@@ -136,23 +201,83 @@ def gate_from_variant(bundle: Bundle, variant: Variant, data: CheckData) -> tupl
         VerificationError: nothing on this host can compute the variant's precision.
     """
     limits = variant.gate.limits
+    for opened in (*_backends(bundle, variant), _emulation(bundle, variant)):
+        try:
+            with opened as executor:
+                measured = parity(data.outputs, executor.infer(data.inputs), tie=tie_of(limits))
+                found = faults(measured, limits)
+                accuracy = None
+                if evaluation is not None and not found:
+                    accuracy = accuracy_from_executor(executor, evaluation, bundle.manifest.input.batch, on_images)
+                    found = drop_faults(accuracy)
+                gate = Gate(
+                    passed=not found,
+                    executor=executor.name,
+                    emulated=executor.emulated,
+                    limits=limits,
+                    parity=measured,
+                    accuracy=accuracy,
+                )
+                return gate, found
+        except UnavailableError:
+            continue  # it computes this graph in another precision after all
+        except BackendError as error:
+            return variant.gate, (error.message,)
+    raise VerificationError(f"nothing on this host computes {variant.precision}, so that it cannot be verified")
+
+
+def accuracy_from_executor(
+    executor: Executor, evaluation: Evaluation, batch: Batch, on_images: Callable[[int], None] | None = None
+) -> Accuracy:
+    """The top-1 accuracy of the first output over all evaluation images."""
+    right = done = 0
+    for inputs, _ in evaluation.images.batches(batch.largest):
+        answers = next(iter(executor.infer(inputs).values()))
+        wanted = evaluation.eager if evaluation.labels is None else evaluation.labels
+        right += int((answers.argmax(axis=1) == wanted[done : done + len(inputs)]).sum())
+        done += len(inputs)
+        if on_images is not None:
+            on_images(done)
+    return Accuracy(
+        samples=done,
+        labelled=evaluation.labels is not None,
+        eager=evaluation.top1,
+        measured=right / done,
+        max_drop=evaluation.max_drop,
+    )
+
+
+def drop_faults(accuracy: Accuracy) -> tuple[str, ...]:
+    """What is wrong with the accuracy; empty where it drops by no more than is allowed."""
+    if accuracy.max_drop is None or accuracy.drop <= accuracy.max_drop + 1e-9:
+        return ()
+    what = "top-1 accuracy" if accuracy.labelled else "agreement with the model"
+    return (
+        f"{what} drops by {accuracy.drop:.2f} points over {accuracy.samples} images "
+        f"({accuracy.eager:.2%} to {accuracy.measured:.2%}), {accuracy.max_drop:g} allowed",
+    )
+
+
+def _backends(bundle: Bundle, variant: Variant) -> Iterator[AbstractContextManager[Executor]]:
     for name in BACKENDS:
         facts = facts_of(name)
-        if variant.precision in facts.precisions:
-            try:
-                measured, executor = check_variant(bundle, data, variant, name)
-            except UnavailableError:
-                continue  # it computes this graph in another precision after all
-            except BackendError as error:
-                return variant.gate, (error.message,)
-            found = faults(measured, limits)
-            emulated = facts.precisions[variant.precision] == EMULATED
-            return Gate(passed=not found, executor=executor, emulated=emulated, limits=limits, parity=measured), found
-    if variant.precision not in emulate.TYPES or not emulate.rounds(variant.precision):
-        raise VerificationError(f"nothing on this host computes {variant.precision}, so that it cannot be verified")
-    graph = graph_from_bytes(bundle.read(variant.file))
-    answers = emulate.answers_from_emulation(graph, variant.precision, data.inputs)
-    measured = parity(data.outputs, answers, tie=tie_of(limits))
-    found = faults(measured, limits)
-    executor = emulate.description(variant.precision)
-    return Gate(passed=not found, executor=executor, emulated=True, limits=limits, parity=measured), found
+        if variant.precision in facts.precisions and misfit(variant, facts) is None:
+            yield _backend(bundle, variant, name, facts.precisions[variant.precision] == EMULATED)
+
+
+@contextmanager
+def _backend(bundle: Bundle, variant: Variant, name: str, emulated: bool) -> Iterator[Executor]:
+    """As a user would run it: through a session."""
+    choice = Choice(name, variant.id, variant.precision, ("the variant is being checked",))
+    with Session(bundle, backend_from_variant(bundle, variant, name), choice, None) as session:
+        yield Executor(session.description, emulated, session.infer)
+
+
+@contextmanager
+def _emulation(bundle: Bundle, variant: Variant) -> Iterator[Executor]:
+    precision = "fp16" if variant.scheme == "tensorrt" else variant.precision
+    if precision not in emulate.TYPES or not emulate.rounds(precision):
+        raise UnavailableError(f"{variant.precision} cannot be emulated")
+    emulated = emulate.Emulation(graph_from_bytes(bundle.read(variant.file)), precision)
+    what = "int8 and fp16" if variant.scheme == "tensorrt" else precision
+    yield Executor(emulate.description(what), True, emulated.infer)

@@ -14,7 +14,8 @@ import torch
 from resnet_export import ExportOptions, ModelOptions, PreprocessingOptions, __version__, pipeline
 from resnet_export.cli import command
 from resnet_export.errors import RequestError
-from resnet_export.options import DEFAULT_LIMITS
+from resnet_export.options import DEFAULT_LIMITS, CalibrationOptions, EvaluationOptions
+from resnet_export.quantization.quantize import QuantizeOptions
 from resnet_export.resnet import ResNet
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.manifest import Batch, Limits, Resize
@@ -189,7 +190,18 @@ OPTIONS = {
             "fp32": dataclasses.replace(DEFAULT_LIMITS["fp32"], mean_error=0.0),
             "bf16": dataclasses.replace(DEFAULT_LIMITS["bf16"], top1_agreement=1.0),
             "fp16": Limits(max_error=0.5, mean_error=0.003, centred_cosine=0.9, top1_agreement=0.995),
+            "int8": DEFAULT_LIMITS["int8"],
         }
+    },
+    "--precision int8 --calibration images": {
+        "variants": ("int8",),
+        "calibration": CalibrationOptions(images=Path("images")),
+    },
+    "--calibration-table t.json": {"calibration": CalibrationOptions(table=Path("t.json"))},
+    "--calibration-method mse": {"calibration": CalibrationOptions(quantize=QuantizeOptions(method="mse"))},
+    "--skip-bad-images": {"calibration": CalibrationOptions(skip_bad_images=True)},
+    "--evaluation e --evaluation-labels l.txt --max-drop 0.5": {
+        "evaluation": EvaluationOptions(images=Path("e"), labels=Path("l.txt"), max_drop=0.5)
     },
     "--engine none": {},
     "--force": {"force": True},

@@ -166,7 +166,7 @@ def test_a_list_of_numbers_of_another_form(tiny_checkpoint: Path, option: str, v
 
 
 @pytest.mark.parametrize(
-    "value", ["fp16", "fp16.max_error", "fp16.max_error=", "int8.max_error=1", "fp16.snr=1", "fp16.max_error=-1",
+    "value", ["fp16", "fp16.max_error", "fp16.max_error=", "int4.max_error=1", "fp16.snr=1", "fp16.max_error=-1",
               "fp16.max_error=nan", "fp16.max_error=inf"]
 )  # fmt: skip
 def test_a_gate_of_another_form(tiny_checkpoint: Path, value: str) -> None:

@@ -236,14 +236,14 @@ def test_a_model_without_an_answer_in_float64_is_held_to_float32(network, tmp_pa
 def test_a_backend_that_fails_on_a_variant_drops_that_variant_alone(checkpoint, tmp_path, monkeypatch) -> None:
     from resnet_export import verify
 
-    check = verify.check_variant
+    backend = verify.backend_from_variant
 
-    def failing(bundle, data, variant, backend):
+    def failing(bundle, variant, name):
         if variant.id == "bf16":
             raise resnet_runtime.BackendError("the library refused the graph")
-        return check(bundle, data, variant, backend)
+        return backend(bundle, variant, name)
 
-    monkeypatch.setattr(verify, "check_variant", failing)
+    monkeypatch.setattr(verify, "backend_from_variant", failing)
     options = dataclasses.replace(BASE, variants=("fp32", "bf16"))
     result = bundle_from_checkpoint(checkpoint, tmp_path / "b", options)
     assert result.dropped == {"bf16": ("the library refused the graph",)}
@@ -254,10 +254,10 @@ def test_a_backend_that_would_compute_another_precision_gives_way_to_the_emulati
 ) -> None:
     from resnet_export import verify
 
-    def refusing(bundle, data, variant, backend):
+    def refusing(bundle, variant, name):
         raise resnet_runtime.UnavailableError("it computes in f32")
 
-    monkeypatch.setattr(verify, "check_variant", refusing)
+    monkeypatch.setattr(verify, "backend_from_variant", refusing)
     result = bundle_from_checkpoint(checkpoint, tmp_path / "b", dataclasses.replace(BASE, variants=("bf16",)))
     assert result.dropped == {}
     assert "each result rounded to bf16" in result.manifest.variants[0].gate.executor

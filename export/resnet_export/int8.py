@@ -1,0 +1,349 @@
+"""The stages of an export that make INT8: calibrate, then for each scheme quantize, judge, and fall back.
+
+What is judged is always the staged file: a candidate that does not pass is written anew with some layers kept in
+higher precision, until one passes or too many layers would be kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_runtime.bundle import CheckData
+from resnet_runtime.manifest import Accuracy, FileRecord, KeptLayer, Limits, Manifest, Speed, Variant
+from resnet_runtime.selection import MIN_INT8_SPEEDUP
+
+from . import verify
+from .bundle_writer import StagedBundle
+from .errors import RequestError
+from .graph import Graph
+from .observe import observation_from_graph
+from .options import CalibrationOptions, ExportOptions
+from .passes import PassResult
+from .passes.equalize import equalization_groups, equalize, factors_from_statistics
+from .passes.insert_qdq import undequantized_layers
+from .passes.qdq_placement import SCHEMES
+from .passes.to_fp16 import Ranges
+from .progress import Stage, Timings
+from .quantization.calibrate import calibration_tensors, ranges_from_batches
+from .quantization.channels import statistics_from_graph
+from .quantization.fallback import costs_of_layers, smallest_fallback
+from .quantization.images import ImageStream
+from .quantization.quantize import HIGHER, Quantized, quantized_from_table
+from .quantization.table import CalibrationTable, bytes_from_table, check_table, table_from_file
+from .report import KeptCost, Verdict
+from .speed import slowdown_of_graph, speeds_from_variants
+
+FEW_IMAGES: Final = 32
+EQUALIZED_BY: Final = 32
+"""How many images the channels' ranges are taken from."""
+
+OBSERVED: Final = 8
+"""How many inputs tell what fits FP16."""
+
+RANKED_BY: Final = 16
+"""How many images the layers are ranked by, where some have to be kept."""
+
+MOST_KEPT: Final = 0.5
+"""The share of the layers that may be kept: a graph with more in higher precision is not INT8."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What INT8 graphs are made from.
+
+    Attributes:
+        table: of the folded graph.
+        graph: FP32, equalized by the table's factors.
+        inputs: images to fit weights and biases to; None where only a table was given.
+        ranges: of the equalized graph's tensors on some of the check inputs.
+        file: calibration.json.
+    """
+
+    table: CalibrationTable
+    graph: Graph
+    ranges: Ranges
+    inputs: NDArray[np.generic] | None
+    file: FileRecord
+
+
+def calibrate(
+    staged: StagedBundle,
+    folded: Graph,
+    images: ImageStream | None,
+    data: CheckData,
+    options: CalibrationOptions,
+    timings: Timings,
+) -> Calibrated:
+    """The table, from a pass over the images or from the user's file, and the equalized graph.
+
+    Raises:
+        CalibrationError: the table belongs to another model, or the images cannot be calibrated with.
+        RequestError: an image cannot be used.
+    """
+    with timings.stage("calibrate") as stage:
+        fitted = None if images is None else images.head(options.quantize.images)
+        if options.table is not None:
+            table = table_from_file(options.table)
+            check_table(table, folded.digest, calibration_tensors(folded))
+            result = equalize(folded, table.equalization)
+            stage.tell(f"{len(table.tensors)} ranges of {table.images} images, from {options.table.name}")
+        else:
+            assert images is not None
+            assert fitted is not None
+            table, result = _table_from_images(folded, images, fitted, options, stage)
+        for name in table.dead:
+            stage.warn(f"{name} is zero for every image: is the model trained, and are these its images?")
+        if fitted is None:
+            stage.warn("weights are rounded to the nearest: fitting them to images needs --calibration")
+        ranges = observation_from_graph(result.graph, data.inputs[:OBSERVED]).ranges
+    return Calibrated(table, result.graph, ranges, fitted, staged.add("calibration.json", bytes_from_table(table)))
+
+
+def _table_from_images(
+    folded: Graph, images: ImageStream, fitted: NDArray[np.generic], options: CalibrationOptions, stage: Stage
+) -> tuple[CalibrationTable, PassResult]:
+    factors: dict[str, tuple[float, ...]] = {}
+    if options.equalize:
+        groups = equalization_groups(folded)
+        tensors = list(dict.fromkeys(tensor for group in groups for _, tensor in group.readers))
+        statistics = statistics_from_graph(folded, fitted[:EQUALIZED_BY], tensors)
+        factors = factors_from_statistics(folded, groups, statistics)
+    result = equalize(folded, factors)
+
+    def told(count: int) -> None:
+        stage.advance(count, images.count, "images")
+
+    tensors_found, count = ranges_from_batches(
+        result.graph, images.batches(options.calibrate.batch), options.calibrate, told
+    )
+    table = CalibrationTable(model=folded.digest, images=count, equalization=factors, tensors=tensors_found)
+    stage.tell(f"{count} images, {len(tensors_found)} tensors, {len(factors)} groups of channels equalized")
+    if images.skipped:
+        stage.warn(f"{len(images.skipped)} images were skipped: {images.skipped[0]}")
+    if count < FEW_IMAGES:
+        stage.warn(f"{count} images are few to calibrate with: ranges come out too small; take {FEW_IMAGES} or more")
+    return table, result
+
+
+class Int8Exporter:
+    """Makes and judges the INT8 variants of one staged bundle.
+
+    Args:
+        staged: the bundle.
+        draft: its manifest, without variants.
+        calibrated: what they are made from.
+        data: eager's answers.
+        evaluation: what their accuracy is measured with, where it is.
+        options: of the export.
+    """
+
+    def __init__(
+        self,
+        staged: StagedBundle,
+        draft: Manifest,
+        calibrated: Calibrated,
+        data: CheckData,
+        evaluation: verify.Evaluation | None,
+        options: ExportOptions,
+        timings: Timings,
+    ) -> None:
+        self._staged = staged
+        self._draft = draft
+        self._calibrated = calibrated
+        self._data = data
+        self._evaluation = evaluation
+        self._options = options
+        self._timings = timings
+
+    def verdicts(self, shipped: Sequence[Variant]) -> tuple[Verdict, ...]:
+        """One verdict for each scheme; the files of those that passed are staged.
+
+        Args:
+            shipped: the other variants, which an INT8 one has to be faster than.
+        """
+        return tuple(self._verdict(scheme, shipped) for scheme in SCHEMES)
+
+    def _verdict(self, scheme: str, shipped: Sequence[Variant]) -> Verdict:
+        name = f"int8-{scheme}"
+        with self._timings.stage(name) as stage:
+            quantized = quantized_from_table(
+                self._calibrated.graph,
+                self._calibrated.table,
+                scheme,
+                self._calibrated.inputs,
+                self._options.calibration.quantize,
+                self._calibrated.ranges,
+                self._options.fp16,
+                lambda done, total: stage.advance(done, total, "layers"),
+            )
+            structural = len(quantized.placement.kept)
+            stage.tell(f"{len(quantized.layers)} layers quantized" + (f", {structural} not" if structural else ""))
+        verdict = self._judged(quantized, (), f"verify {name}")
+        if verdict.faults:
+            verdict = self._fallen_back(quantized, verdict)
+        if not verdict.faults and scheme == "cpu":
+            verdict = self._with_speeds(verdict, shipped)
+        return verdict
+
+    def _judged(self, quantized: Quantized, kept: Sequence[KeptLayer], stage_name: str) -> Verdict:
+        """Stage the graph in which these layers are kept, and judge it; a graph that fails stays staged."""
+        name = f"int8-{quantized.scheme}"
+        graph = quantized.graph(frozenset(layer.node for layer in kept))
+        every = (*kept, *_structural(quantized))
+        missed = set(undequantized_layers(graph)) - {layer.node for layer in every}
+        assert not missed, f"{missed} are neither quantized nor listed as kept"
+        path = f"model.{name}.onnx"
+        self._staged.discard(path)
+        limits: Limits = self._options.limits["int8"]
+        variant = Variant(
+            id=name,
+            precision="int8",
+            scheme=quantized.scheme,
+            file=self._staged.add(path, graph.to_bytes()),
+            gate=verify.unmeasured_gate(limits),
+            kept_higher=every,
+        )
+        draft = dataclasses.replace(self._draft, variants=(variant,))
+        with (
+            self._timings.stage(stage_name) as stage,
+            verify.StagedReader(self._staged.path, draft) as bundle,
+        ):
+            total = None if self._evaluation is None else self._evaluation.images.count
+            gate, found = verify.gate_from_variant(
+                bundle, variant, self._data, self._evaluation, lambda done: stage.advance(done, total, "images")
+            )
+            stage.tell(_said(gate.parity.centred_cosine, gate.accuracy, gate.executor))
+            if kept:
+                stage.tell(f"{len(kept)} kept in {HIGHER[quantized.scheme]}")
+            return Verdict(dataclasses.replace(variant, gate=gate), found)
+
+    def _fallen_back(self, quantized: Quantized, failed: Verdict) -> Verdict:
+        """The verdict with as few layers kept as possible; the failed one where too many would have to be."""
+        name, scheme = f"int8-{quantized.scheme}", quantized.scheme
+        most = int(MOST_KEPT * len(quantized.layers))
+        with self._timings.stage(f"rank {name}") as stage:
+            for fault in failed.faults:
+                stage.warn(f"{name} did not pass its gate with every layer quantized: {fault}")
+            total = len(quantized.layers)
+            costs = costs_of_layers(
+                quantized.exact,
+                quantized.graph_in_fp32,
+                quantized.layers,
+                self._data.inputs[:RANKED_BY],
+                lambda done: stage.advance(done, total, "layers"),
+            )
+            stage.tell(f"{costs[0].node} costs the most")
+        noise = {cost.node: cost.noise for cost in costs}
+        tried: dict[frozenset[str], Verdict] = {}
+
+        def passes(kept: frozenset[str]) -> bool:
+            if kept not in tried:
+                layers = [
+                    KeptLayer(
+                        node=cost.node,
+                        precision=HIGHER[scheme],
+                        reason=f"quantized alone it adds noise of {cost.noise:.2g} of the answers' variance, and "
+                        "without it the gate is not passed",
+                    )
+                    for cost in costs
+                    if cost.node in kept
+                ]
+                tried[kept] = self._judged(quantized, layers, f"verify {name}")
+            return not tried[kept].faults
+
+        kept = smallest_fallback([cost.node for cost in costs], passes, most)
+        if kept is None:
+            fault = f"with {most} of {len(quantized.layers)} layers kept in {HIGHER[scheme]} it still does not pass"
+            return dataclasses.replace(failed, faults=(*failed.faults, fault))
+        final = tried[kept]
+        if next(reversed(tried)) != kept:  # another one was staged since
+            final = self._judged(quantized, _kept_first(final, kept), f"verify {name}")
+        return dataclasses.replace(final, kept_costs=self._kept_costs(quantized, kept, noise))
+
+    def _kept_costs(self, quantized: Quantized, kept: frozenset[str], noise: dict[str, float]) -> tuple[KeptCost, ...]:
+        """What each kept layer costs: in noise if it were quantized alone, and in time because it is not."""
+        costs = []
+        with self._timings.stage(f"cost int8-{quantized.scheme}") as stage:
+            for position, name in enumerate(sorted(kept, key=lambda item: -noise[item])):
+                slower = None
+                if quantized.scheme == "cpu":
+                    slower = slowdown_of_graph(
+                        quantized.graph(kept).to_bytes(),
+                        quantized.graph(kept - {name}).to_bytes(),
+                        self._draft,
+                        kept,
+                        self._data.inputs,
+                    )
+                costs.append(KeptCost(name, noise[name], slower))
+                stage.advance(position + 1, len(kept), "layers")
+            measured = [cost for cost in costs if cost.slowdown is not None]
+            stage.tell(
+                ", ".join(f"{cost.node} {cost.slowdown - 1:+.1%} time" for cost in measured if cost.slowdown)
+                if measured
+                else "what that costs in time was not measured: there is no TensorRT device here"
+            )
+        return tuple(costs)
+
+    def _with_speeds(self, verdict: Verdict, shipped: Sequence[Variant]) -> Verdict:
+        """Time it against the others, for ``auto`` to know."""
+        with self._timings.stage("speed") as stage:
+            everything = dataclasses.replace(self._draft, variants=(*shipped, verdict.variant))
+            with verify.StagedReader(self._staged.path, everything) as bundle:
+                speeds = speeds_from_variants(bundle, verdict.variant, shipped, self._data.inputs)
+            stage.tell(", ".join(_spoken(speed) for speed in speeds) or "no backend here to compare it on")
+            for speed in speeds:
+                if speed.ratio < MIN_INT8_SPEEDUP:
+                    stage.warn(
+                        f"{verdict.variant.id} is only {speed.ratio:.2f} times as fast as {speed.against} on "
+                        f"{speed.backend}, so that auto does not choose it there ({MIN_INT8_SPEEDUP} is needed)"
+                    )
+        return dataclasses.replace(verdict, variant=dataclasses.replace(verdict.variant, speeds=speeds))
+
+
+def check_request(options: ExportOptions) -> None:
+    """Refuse what asks for INT8 and gives nothing to make it from.
+
+    Raises:
+        RequestError: in a sentence.
+    """
+    wanted = "int8" in options.wanted
+    if wanted and not options.calibration.given:
+        raise RequestError(
+            "--precision int8 needs images like those to come, to calibrate with: give --calibration DIR, "
+            "or --calibration-table FILE of an earlier export"
+        )
+    if options.evaluation.images is not None and not wanted:
+        raise RequestError("--evaluation measures INT8, which is not made here: give --calibration too")
+    if options.evaluation.labels is not None and options.evaluation.images is None:
+        raise RequestError("--evaluation-labels needs the images that they are of: give --evaluation too")
+    if not 0 <= options.evaluation.max_drop <= 100:
+        raise RequestError(f"--max-drop is {options.evaluation.max_drop:g}, and lies between 0 and 100 points")
+
+
+def _structural(quantized: Quantized) -> tuple[KeptLayer, ...]:
+    """The layers that cannot be quantized, and what does not fit FP16."""
+    higher = HIGHER[quantized.scheme]
+    kept = [KeptLayer(node=item.node, precision=higher, reason=item.reason) for item in quantized.placement.kept]
+    kept += [KeptLayer(node=item.node, precision="fp32", reason=item.reason) for item in quantized.overflowing]
+    return tuple(kept)
+
+
+def _kept_first(verdict: Verdict, kept: frozenset[str]) -> list[KeptLayer]:
+    return [layer for layer in verdict.variant.kept_higher if layer.node in kept]
+
+
+def _said(cosine: float, accuracy: Accuracy | None, executor: str) -> str:
+    text = f"centred cosine {cosine:.4f}"
+    if accuracy is not None:
+        text += f", top-1 {accuracy.measured:.2%} of {accuracy.eager:.2%} over {accuracy.samples} images"
+    return f"{text}, by {executor}"
+
+
+def _spoken(speed: Speed) -> str:
+    return f"{speed.ratio:.1f} times as fast as {speed.against} on {speed.backend}"
