@@ -97,6 +97,113 @@ def import_command(rounds: int, json_file: Path | None) -> None:
     _keep(json_file, "import", cost.to_json())
 
 
+@command.command("calibration")
+@click.option("--images", default=64, show_default=True, type=click.IntRange(1))
+@click.option("--many", default=1024, show_default=True, type=click.IntRange(1), help="Memory is compared with this.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@_JSON
+def calibration_command(images: int, many: int, rounds: int, json_file: Path | None) -> None:
+    """What calibrating a ResNet-50 takes beside onnxruntime.quantization's entropy calibrator: time and memory."""
+    from .calibration_cost import calibration_cost
+    from .clock import ProcessFailedError
+
+    try:
+        cost = calibration_cost(images, many, rounds, lambda text: click.echo(text, err=True))
+    except ProcessFailedError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(
+        f"{cost.time_ratio:.2f} times as fast as onnxruntime's entropy calibrator on {images} images; "
+        f"{many} images take {cost.peak_growth:+.1%} memory"
+    )
+    _keep(json_file, "calibration", cost.to_json())
+
+
+@command.command("accuracy")
+@click.option(
+    "--models",
+    metavar="ARCH:SEED,...",
+    help="Trained where the cache has none.  [default: resnet18:0,resnet18:1,resnet18:2,resnet34:0,resnet50:0]",
+)
+@click.option("--held-out", type=click.IntRange(1), help="Crops to answer.  [default: 12000]")
+@click.option(
+    "--calibration-images", type=click.IntRange(1), help="Crops that everything is calibrated with.  [default: 256]"
+)
+@click.option(
+    "--peers", metavar="NAME,...", help="Other tools to compare with, or none.  [default: all that are known]"
+)
+@click.option("--methods/--no-methods", default=True, help="Also the other calibration methods, once an architecture.")
+@click.option("--ablation", is_flag=True, help="Also what each step of the quantization adds, on the first model.")
+@click.option("--quick", is_flag=True, help="A small network, trained in seconds: a test of the benchmark.")
+@click.option("--resume", is_flag=True, help="Go on with the record in --json FILE.")
+@_JSON
+def accuracy_command(
+    models: str | None,
+    held_out: int | None,
+    calibration_images: int | None,
+    peers: str | None,
+    methods: bool,
+    ablation: bool,
+    quick: bool,
+    resume: bool,
+    json_file: Path | None,
+) -> None:
+    """What FP16 and INT8 lose on networks that are trained for it, beside other tools: top-1, agreement, KL."""
+    import dataclasses
+
+    from .accuracy import QUICK, AccuracyOptions, ResumeError, accuracy, check, resumed
+    from .photographs import MissingPhotographsError
+    from .verdict import table, verdict, verdict_text
+
+    given = {
+        "models": None if models is None else _names(models),
+        "held_out": held_out,
+        "calibration_images": calibration_images,
+        "peers": None if peers is None else _names(peers),
+    }
+    options = dataclasses.replace(
+        QUICK if quick else AccuracyOptions(),
+        methods=methods,
+        ablation=ablation,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
+    if resume and json_file is None:
+        raise click.UsageError("--resume goes on with a record: give its --json FILE too")
+    try:
+        check(options)
+        done = resumed(json_file, options) if resume and json_file is not None else []
+        found: list[dict[str, Any]] = []
+        for record in accuracy(options, done, lambda text: click.echo(text, err=True)):
+            found.append({**record, "verdict": verdict(record)})
+            click.echo(f"{table(record)}\n\n{verdict_text(found[-1]['verdict'])}\n")
+            if json_file is not None:
+                kept = [*found, *(other for other in done if other["model"] not in {item["model"] for item in found})]
+                _keep_accuracy(json_file, {"settings": options.to_json(), "models": kept})
+    except (ResumeError, ValueError, MissingPhotographsError, DetailedError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Of a list with commas; none where it says none."""
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name not in ("", "none"))
+
+
+def _keep_accuracy(path: Path, figures: dict[str, Any]) -> None:
+    """Write the record so far; a run that is stopped leaves the one before or this one, whole."""
+    import os
+
+    from .accuracy import SCHEMA
+    from .peers import peer_versions
+
+    record = {"schema": SCHEMA, **_record("accuracy", figures)}
+    record["tools"] |= peer_versions()
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        _write(partial, record)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _checkpoint(given: Path | None) -> Iterator[Path]:
     if given is not None:
@@ -122,11 +229,17 @@ def _bundle(given: Path | None) -> Iterator[Path]:
 
 def _keep(path: Path | None, kind: str, figures: Any) -> None:
     """Write a record: the kind, the host, the versions, the raw figures."""
-    if path is None:
-        return
+    if path is not None:
+        _write(path, _record(kind, figures))
+
+
+def _record(kind: str, figures: Any) -> dict[str, Any]:
     from resnet_export.report import tool_versions
 
-    record = {"kind": kind, "host": host(), "tools": tool_versions(), "figures": figures}
+    return {"kind": kind, "host": host(), "tools": tool_versions(), "figures": figures}
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
