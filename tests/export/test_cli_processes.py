@@ -17,8 +17,10 @@ from tests.export.commands import PROGRAM, SHAPE, names, refused, run
 
 # The program, stopped for good once the first file of the bundle is written.
 PAUSED = """
-import time
+import signal, time
 from resnet_export import bundle_writer, cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits one that ignores it
 
 def add_and_wait(self, name, data):
     record = add(self, name, data)
