@@ -30,13 +30,23 @@ import numpy as np
 from pathlib import Path
 from resnet_export.graph import graph_from_bytes
 from resnet_export.quantization.calibrate import ranges_from_batches
+from resnet_export.quantization.images import images_from_source
+from resnet_runtime.manifest import Batch, Input, Preprocessing
 
 graph = graph_from_bytes(Path(sys.argv[1]).read_bytes())
-images = np.load(sys.argv[2], mmap_mode="r")[: int(sys.argv[3])]
+shape = tuple(np.load(sys.argv[2], mmap_mode="r").shape[1:])
+entry = Input(
+    name="input", layout="NCHW", dtype="float32", shape=shape, batch=Batch(smallest=1, optimal=4, largest=4)
+)
+plain = Preprocessing(
+    exif="apply", alpha="drop", color_order="RGB", resize=None, crop=None,
+    scale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), in_graph=False,
+)
+images = images_from_source(sys.argv[2], entry, plain)
 start = time.perf_counter()
-ranges, count = ranges_from_batches(graph, (np.array(images[i : i + 4]) for i in range(0, len(images), 4)))
+ranges, count = ranges_from_batches(graph, images.batches(4))
 seconds = time.perf_counter() - start
-assert count == len(images) and len(ranges) > 50
+assert count == int(sys.argv[3]) and len(ranges) > 50
 Path(sys.argv[4]).write_text(json.dumps(seconds))
 """
 
@@ -46,7 +56,8 @@ import numpy as np
 from pathlib import Path
 from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
 
-images = np.load(sys.argv[2], mmap_mode="r")[: int(sys.argv[3])]
+images = np.load(sys.argv[2], mmap_mode="r")
+assert len(images) == int(sys.argv[3])
 
 class Reader(CalibrationDataReader):
     def __init__(self):
@@ -119,12 +130,13 @@ def calibration_cost(
         ProcessFailedError: one of the two failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        graph, data = Path(folder) / "model.onnx", Path(folder) / "images.npy"
-        _prepare(graph, data, max(images, many))
+        graph = Path(folder) / "model.onnx"
+        _prepare(graph)
+        data = {count: _images(Path(folder) / f"images-{count}.npy", count) for count in {images, many}}
 
         def measured(what: str, script: str, count: int) -> Calibration:
             result = Path(folder) / "seconds.json"
-            cost = process_cost([sys.executable, "-c", script, str(graph), str(data), str(count), str(result)])
+            cost = process_cost([sys.executable, "-c", script, str(graph), str(data[count]), str(count), str(result)])
             found = Calibration(what, count, float(json.loads(result.read_text())), cost)
             told(f"{what}: {found.seconds / count:.3f} s an image on {count}, {cost.peak_bytes / 1e9:.2f} GB")
             return found
@@ -140,17 +152,22 @@ def calibration_cost(
         return CalibrationCost(images, tuple(ours), tuple(entropy), measured("all four methods", _OURS, many))
 
 
-def _prepare(graph: Path, data: Path, count: int) -> None:
-    """The folded FP32 graph, and images in a file; there are 32 different ones, in turn."""
+def _prepare(graph: Path) -> None:
+    """The folded FP32 graph."""
     from resnet_export.passes import fold_batchnorm
     from resnet_export.trace import graph_from_module
 
     network = live_resnet("resnet50", size=SIDE)
     traced = graph_from_module(network, (3, SIDE, SIDE), ("logits",))
     graph.write_bytes(fold_batchnorm(traced.graph).graph.to_bytes())
+
+
+def _images(path: Path, count: int) -> Path:
+    """A file of preprocessed images; there are 32 different ones, in turn."""
     distinct = varied_images(min(count, _DISTINCT), (3, SIDE, SIDE)).to(torch.float32).numpy()
-    written = np.lib.format.open_memmap(data, mode="w+", dtype=np.float32, shape=(count, 3, SIDE, SIDE))
+    written = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, 3, SIDE, SIDE))
     for first in range(0, count, len(distinct)):
         part = written[first : first + len(distinct)]
         part[:] = distinct[: len(part)]
     written.flush()
+    return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import struct
@@ -24,7 +23,6 @@ from .samples import Unusable, array_fault, fixed_order, sample_from_array
 INPUT_NAMES: Final = ("input", "images")
 LABELS_NAME: Final = "labels"
 
-_OPEN_AT_ONCE: Final = 32
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 
 
@@ -187,15 +185,14 @@ class ArraySamples:
         return sum(file.count for file in self.files)
 
     def read(self) -> Iterator[tuple[int, NDArray[Any] | Unusable]]:
-        """One sample in memory at a time, and a few files mapped."""
+        """One sample in memory at a time."""
         starts = np.cumsum([0, *(file.count for file in self.files)])
         positions = _positions(self.files, starts)
-        opened = functools.lru_cache(maxsize=_OPEN_AT_ONCE)(_memory_map)
         for position in positions[fixed_order(len(positions))].tolist():
             number = int(np.searchsorted(starts, position, side="right")) - 1
             file, index = self.files[number], position - int(starts[number])
             try:
-                values = opened(file)[index]
+                values = np.array(_memory_map(file)[index])  # a copy: what stays mapped is this process's memory
             except (OSError, ValueError) as error:  # it was changed since its header was read
                 yield position, Unusable(f"{file.path} cannot be read as an array: {_reason(error)}")
             else:
