@@ -125,7 +125,7 @@ def _table_from_images(
     table = CalibrationTable(model=folded.digest, images=count, equalization=factors, tensors=tensors_found)
     stage.tell(f"{count} images, {len(tensors_found)} tensors, {len(factors)} groups of channels equalized")
     if images.skipped:
-        stage.warn(f"{len(images.skipped)} images were skipped: {images.skipped[0]}")
+        stage.warn(f"images that were skipped: {len(images.skipped)}, the first: {images.skipped[0]}")
     if count < FEW_IMAGES:
         stage.warn(f"{count} images are few to calibrate with: ranges come out too small; take {FEW_IMAGES} or more")
     return table, result
@@ -277,7 +277,7 @@ class Int8Exporter:
                         quantized.graph(kept).to_bytes(),
                         quantized.graph(kept - {name}).to_bytes(),
                         self._draft,
-                        kept,
+                        kept | {layer.node for layer in _structural(quantized)},
                         self._data.inputs,
                     )
                 costs.append(KeptCost(name, noise[name], slower))

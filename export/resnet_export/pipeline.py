@@ -291,7 +291,7 @@ def _evaluate_eager(
         for note in found.notes:
             stage.warn(note)
         if found.skipped:
-            stage.warn(f"{len(found.skipped)} evaluation images were skipped: {found.skipped[0]}")
+            stage.warn(f"evaluation images that were skipped: {len(found.skipped)}, the first: {found.skipped[0]}")
     return evaluation
 
 

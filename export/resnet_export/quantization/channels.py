@@ -53,16 +53,13 @@ def _with_figures(graph: Graph, tensors: list[str], figures: tuple[str, ...]) ->
 
 
 def _figure(body: ir.Graph, value: ir.Value, figure: str) -> ir.Value:
-    """``reach``: the largest magnitude of a channel; ``power``: its mean square; ``mean``: its mean."""
-    operators = {"reach": ("Abs", "ReduceMax"), "power": ("Mul", "ReduceMean"), "mean": (None, "ReduceMean")}
-    first, reduction = operators[figure]
+    """(N, C): ``reach``, the largest magnitude of a channel; or ``power``, its mean square."""
+    first, reduction = {"reach": ("Abs", "ReduceMax"), "power": ("Mul", "ReduceMean")}[figure]
     name, shape = f"{name_of(value)}/{figure}", static_shape(value)
-    current = value
-    if first is not None:
-        made = ir.node(first, [value] if first == "Abs" else [value, value], name=f"{name}/{first}")
-        made.outputs[0].name, made.outputs[0].shape, made.outputs[0].type = f"{name}/{first}", value.shape, value.type
-        body.append(made)
-        current = made.outputs[0]
+    made = ir.node(first, [value] if first == "Abs" else [value, value], name=f"{name}/{first}")
+    current = made.outputs[0]
+    current.name, current.shape, current.type = f"{name}/{first}", value.shape, value.type
+    body.append(made)
     if len(shape) > 2:
         axes_value = add_initializer(body, f"{name}/axes", np.arange(2, len(shape)))
         made = ir.node(reduction, [current, axes_value], attributes={"keepdims": 0}, name=name)
