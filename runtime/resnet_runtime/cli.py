@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from . import check as checks
 from . import session as sessions
-from .backends import BACKENDS
+from .backends import NAMES
 from .cli_tables import check_object, check_table, printable, result_lines, unicode_name
 from .errors import BackendError, InputError, ResnetRuntimeError
 from .manifest import PRECISIONS
@@ -39,7 +39,7 @@ _ONLY_FOR_IMAGES = ("precision", "top", "batch")
 @click.argument("bundle")
 @click.argument("images", metavar="[IMAGE]...", nargs=-1)
 @click.option("--check", is_flag=True, help="Run every variant on the bundle's own inputs, and hold it to its gate.")
-@click.option("--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True)
+@click.option("--backend", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["auto", *PRECISIONS]), default="auto", show_default=True)
 @click.option(
     "--top", metavar="N", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to name for an image."

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from . import engine_fit
 from .backends.base import EMULATED, BackendFacts, misfit
 from .backends.instructions import NONE, UNKNOWN
 from .errors import InputError, UnavailableError
-from .manifest import PRECISIONS, Manifest, Speed, Variant
+from .manifest import PRECISIONS, Engine, Manifest, Speed, Variant
 
 PREFERENCE: Final = (
+    ("tensorrt", "int8"),
+    ("tensorrt", "fp16"),
+    ("tensorrt", "fp32"),
     ("openvino", "int8"),
     ("openvino", "bf16"),
     ("openvino", "fp16"),
@@ -30,12 +34,13 @@ accuracy, and on a CPU without integer dot products it may be the slower one."""
 @dataclass(frozen=True)
 class Choice:
     """What to run, and why: one sentence for each backend that is missing here, for each combination that was passed
-    over, and for the one that was taken."""
+    over, and for the one that was taken. ``engine``: its id, where the backend runs engines."""
 
     backend: str
     variant: str
     precision: str
     reasons: tuple[str, ...]
+    engine: str | None = None
 
 
 def choose(
@@ -101,7 +106,8 @@ def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str, m
             reasons.append(f"{wanted} on {name}: {refusal}")
             continue
         reasons.append(f"{wanted} on {name}: {_why(variant, facts, precision)}")
-        return Choice(name, variant.id, wanted, tuple(reasons))
+        engine, _ = engine_for(manifest, variant, facts)
+        return Choice(name, variant.id, wanted, tuple(reasons), None if engine is None else engine.id)
     reasons += [
         f"{variant.precision} on {facts.name}: the backend {facts.name} does not run {variant.precision} variants"
         for variant in manifest.variants
@@ -127,7 +133,30 @@ def _candidate(manifest: Manifest, facts: BackendFacts, precision: str) -> tuple
         return None, misfit(held[0], facts)
     if precision not in facts.precisions:
         return None, f"this CPU has no {precision} arithmetic, it would be another precision"
+    if facts.hosts is not None:
+        engine, refusal = engine_for(manifest, fitting[0], facts)
+        if engine is None:
+            return None, refusal
     return fitting[0], None
+
+
+def engine_for(manifest: Manifest, variant: Variant, facts: BackendFacts) -> tuple[Engine | None, str | None]:
+    """An engine of the variant that runs on this host, one that was verified on such a device first; or why not."""
+    held = [engine for engine in manifest.engines if engine.variant == variant.id]
+    if facts.hosts is None:
+        return None, "the backend runs no engines"
+    if not held:
+        library = facts.hosts[0].library if facts.hosts else facts.name
+        return None, f"no engine in the bundle: resnet-export BUNDLE --engine {library} builds one here"
+    refusals = []
+    for engine in sorted(held, key=lambda item: item.verified_on is None):
+        for host in facts.hosts:
+            refusal = engine_fit.misfit(engine, host)
+            if refusal is None:
+                return engine, None
+            if engine.builder == host.library or len(facts.hosts) == 1:
+                refusals.append(refusal)
+    return None, (refusals or ["no library here runs the bundle's engines"])[0]
 
 
 def _slow(variant: Variant, facts: BackendFacts) -> str | None:

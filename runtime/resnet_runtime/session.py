@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import facts_of, host_facts, open_backend
+from .backends import facts_of, host_facts, open_backend, open_engine
 from .backends.base import Arrays, Backend, Pending, Signature, misfit, signature_from_manifest
 from .bundle import Bundle
 from .errors import ClosedError, InputError, UnavailableError
@@ -26,7 +26,7 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto", preci
 
     Args:
         path: the bundle's directory.
-        backend: ``auto``, ``openvino``, ``onnxruntime``, or an object that is a ``Backend``.
+        backend: ``auto``, ``tensorrt``, ``openvino``, ``onnxruntime``, or an object that is a ``Backend``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``.
 
     Raises:
@@ -56,6 +56,10 @@ def session_from_bundle(bundle: Bundle, *, backend: str | Backend = "auto", prec
     choice = choose(manifest, host_facts(backend), backend=backend, precision=precision)
     variant = manifest.variant(choice.variant)
     assert variant is not None
+    if choice.engine is not None:
+        engine = next(item for item in manifest.engines if item.id == choice.engine)
+        opened = open_engine(choice.backend, engine, bundle.read(engine.file), signature, variant.precision)
+        return Session(bundle, opened, choice, labels)
     return Session(bundle, backend_from_variant(bundle, variant, choice.backend), choice, labels)
 
 

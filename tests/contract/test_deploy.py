@@ -102,6 +102,7 @@ def test_without_a_backend_one_sentence_says_what_to_install(bundle: Path, image
     host = Host(tmp_path / "host", "")
     assert host.importable("openvino", "onnxruntime", "torch", "onnx") == []
     sentences = (
+        "pycuda is not installed here: pip install 'resnet-export[tensorrt]'",
         "openvino is not installed here: pip install 'resnet-export[openvino]'",
         "onnxruntime is not installed here: pip install 'resnet-export[onnxruntime]'",
     )

@@ -319,7 +319,7 @@ def test_a_backend_of_another_signature(path: Path) -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"backend": "cuda"}, "there is no backend 'cuda': take auto, openvino, onnxruntime"),
+        ({"backend": "cuda"}, "there is no backend 'cuda': take auto, tensorrt, openvino, onnxruntime"),
         ({"precision": "fp8"}, "there is no precision 'fp8': take auto, fp32, bf16, fp16, int8"),
         ({"backend": None}, "the backend is a NoneType: give a name, or an object with the methods of Backend"),
         ({"backend": answers}, "the backend is a function: give a name, or an object with the methods of Backend"),

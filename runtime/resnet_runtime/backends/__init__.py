@@ -6,11 +6,18 @@ import importlib
 from typing import Final
 
 from resnet_runtime.errors import InputError
+from resnet_runtime.manifest import Engine
 
 from .base import Backend, BackendFacts, Signature
 
 BACKENDS: Final = ("openvino", "onnxruntime")
-"""The names that ``load(..., backend=name)`` knows. Each is a module here with ``facts()`` and ``open_backend()``."""
+"""What runs a variant's ONNX file. Each is a module here with ``facts()`` and ``open_backend()``."""
+
+ENGINE_BACKENDS: Final = ("tensorrt",)
+"""What runs the engines of a bundle. Each is a package here with ``facts()`` and ``open_engine()``."""
+
+NAMES: Final = (*ENGINE_BACKENDS, *BACKENDS)
+"""What ``load(..., backend=name)`` knows."""
 
 
 def facts_of(name: str) -> BackendFacts:
@@ -19,8 +26,8 @@ def facts_of(name: str) -> BackendFacts:
     Raises:
         InputError: there is no backend of that name.
     """
-    if name not in BACKENDS:
-        raise InputError(f"there is no backend {name!r}: take auto, {', '.join(BACKENDS)}")
+    if name not in NAMES:
+        raise InputError(f"there is no backend {name!r}: take auto, {', '.join(NAMES)}")
     facts = importlib.import_module(f"{__name__}.{name}").facts()
     assert isinstance(facts, BackendFacts)
     return facts
@@ -28,7 +35,26 @@ def facts_of(name: str) -> BackendFacts:
 
 def host_facts(only: str = "auto") -> tuple[BackendFacts, ...]:
     """The facts of every backend, or of the one named."""
-    return tuple(facts_of(name) for name in (BACKENDS if only == "auto" else (only,)))
+    return tuple(facts_of(name) for name in (NAMES if only == "auto" else (only,)))
+
+
+def open_engine(name: str, engine: Engine, data: bytes, signature: Signature, precision: str) -> Backend:
+    """Load an engine.
+
+    Args:
+        name: one of ``ENGINE_BACKENDS``.
+        engine: of a manifest.
+        data: its bytes.
+        signature: of the bundle.
+        precision: of its variant.
+
+    Raises:
+        UnavailableError: the engine was built for something else than what is here.
+        BackendError: it cannot be loaded.
+    """
+    backend = importlib.import_module(f"{__name__}.{name}").open_engine(engine, data, signature, precision)
+    assert isinstance(backend, Backend)
+    return backend
 
 
 def open_backend(

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_runtime.engine_fit import Host
 from resnet_runtime.errors import BackendError, InputError
 from resnet_runtime.manifest import Manifest, Variant
 
@@ -61,6 +62,7 @@ class BackendFacts:
             named would be computed as another, and is never offered.
         scheme: the Q/DQ scheme of the int8 variants that it runs.
         instructions: the CPU's integer dot products, which decide how fast int8 is; see ``instructions.py``.
+        hosts: for a backend that runs engines and no ONNX files, what they may have been built for.
     """
 
     name: str
@@ -69,6 +71,7 @@ class BackendFacts:
     precisions: Mapping[str, str] = field(default_factory=dict)
     scheme: str = "cpu"
     instructions: str = "unknown"
+    hosts: tuple[Host, ...] | None = None
 
 
 _MADE_FOR: Final = {"tensorrt": "TensorRT", "cpu": "a CPU"}

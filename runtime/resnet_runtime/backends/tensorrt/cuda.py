@@ -1,0 +1,450 @@
+"""CUDA, as far as the backend needs it: the interface, and its implementation over PyCUDA.
+
+``testing.simulated_cuda`` implements the same interface without a GPU. Everything but ``Cuda.current`` needs the
+device's context to be the thread's current one, which ``current`` sees to: the primary context, which torch, CuPy and
+the CUDA runtime use as well, is retained once, pushed for each call and popped after it, so that no thread is left with
+a context that it did not have.
+
+PyCUDA knows neither the capture of graphs nor streams that another library made; both are taken from cuda-bindings
+where it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_runtime.errors import BackendError, UnavailableError
+
+Bytes = NDArray[np.uint8]
+
+
+class CudaError(BackendError):
+    """A CUDA call failed."""
+
+
+class OutOfMemoryError(CudaError):
+    """The device, or the host's pinned memory, has no room left. The context is as good as before."""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """The device.
+
+    Attributes:
+        name: as its driver says.
+        capability: its compute capability, such as ``8.6``.
+        driver: the newest CUDA version that the driver runs, such as ``13.0``.
+    """
+
+    name: str
+    capability: str
+    driver: str
+
+
+class Stream(Protocol):
+    """Work that is done in order."""
+
+    @property
+    def handle(self) -> int:
+        """What other libraries know it by."""
+
+    def wait(self, event: Event) -> None:
+        """What is queued from now on begins after the event."""
+
+    def synchronize(self) -> None:
+        """Wait, on the host, until all that is queued is done."""
+
+    def free(self) -> None:
+        """What is queued is done first."""
+
+
+class Event(Protocol):
+    """A point in a stream."""
+
+    def record(self, stream: Stream) -> None:
+        """The event is now what has been queued there; before, it was something else, or done."""
+
+    def synchronize(self) -> None:
+        """Wait for it on the host."""
+
+    def free(self) -> None:
+        """It may be waited for still."""
+
+
+class Memory(Protocol):
+    """Bytes on the device."""
+
+    @property
+    def address(self) -> int:
+        """On the device."""
+
+    def free(self) -> None:
+        """Nothing that is queued may use it."""
+
+
+class Pinned(Protocol):
+    """Bytes of the host that the device copies from and to by itself."""
+
+    @property
+    def array(self) -> Bytes:
+        """(size,)"""
+
+    def free(self) -> None:
+        """Nothing that is queued may use it."""
+
+
+class Graph(Protocol):
+    """Work that was captured."""
+
+    def launch(self, stream: Stream) -> None:
+        """Queue all of it at once."""
+
+    def free(self) -> None:
+        """Nothing that is queued may use it."""
+
+
+class Cuda(Protocol):
+    """One device."""
+
+    @property
+    def info(self) -> DeviceInfo:
+        """What it is."""
+
+    @property
+    def no_graphs(self) -> str | None:
+        """Why graphs cannot be captured, or None."""
+
+    def current(self) -> AbstractContextManager[None]:
+        """The device's context is the thread's current one inside."""
+
+    def stream(self) -> Stream:
+        """A new one that waits for no other."""
+
+    def external(self, handle: int) -> Stream:
+        """Another library's stream. Raises UnavailableError without cuda-bindings."""
+
+    def event(self) -> Event:
+        """A new one, done until it is recorded."""
+
+    def allocate(self, size: int) -> Memory:
+        """``size`` bytes. Raises OutOfMemoryError."""
+
+    def pinned(self, size: int) -> Pinned:
+        """``size`` bytes. Raises OutOfMemoryError."""
+
+    def upload(self, address: int, source: Bytes, stream: Stream) -> None:
+        """Queue a copy to the device. ``source`` is pinned, and has to stay as it is until the copy is done."""
+
+    def download(self, target: Bytes, address: int, stream: Stream) -> None:
+        """Queue a copy to the host. ``target`` is pinned, and has its bytes when the copy is done."""
+
+    def begin_capture(self, stream: Stream) -> None:
+        """What this thread queues there from now on is not done but captured."""
+
+    def end_capture(self, stream: Stream) -> Graph:
+        """What was captured, to be launched."""
+
+    def synchronize(self) -> None:
+        """Wait until everything is done; raises CudaError where the context is broken for good."""
+
+    def close(self) -> None:
+        """Release the context; whoever else retained it keeps it."""
+
+
+def device_info(ordinal: int = 0) -> DeviceInfo:
+    """What a device of this host is, without a context on it.
+
+    Raises:
+        UnavailableError: PyCUDA is not installed, or there is no driver or no such device.
+    """
+    return _info(_driver(ordinal), ordinal)
+
+
+def cuda_device(ordinal: int = 0) -> Cuda:
+    """A device of this host, with its primary context retained.
+
+    Raises:
+        UnavailableError: as ``device_info``.
+        CudaError: the context cannot be made.
+    """
+    return _PyCuda(_driver(ordinal), ordinal)
+
+
+def _driver(ordinal: int) -> Any:
+    try:
+        driver = importlib.import_module("pycuda.driver")
+    except ImportError as error:
+        hint = "pip install 'resnet-export[tensorrt]'"
+        if getattr(error, "name", None) == "pycuda":
+            raise UnavailableError(f"pycuda is not installed here: {hint}") from error
+        raise UnavailableError(f"pycuda cannot be imported: {error}; install it anew with {hint}") from error
+    try:
+        driver.init()
+        count = driver.Device.count()
+        if ordinal >= count:
+            raise UnavailableError(f"there is no CUDA device {ordinal}: this host has {count}")
+    except driver.Error as error:
+        raise UnavailableError(f"CUDA cannot be used here: {error}") from error
+    return driver
+
+
+def _info(driver: Any, ordinal: int) -> DeviceInfo:
+    device, version = driver.Device(ordinal), driver.get_driver_version()
+    major, minor = device.compute_capability()
+    return DeviceInfo(device.name(), f"{major}.{minor}", f"{version // 1000}.{version % 1000 // 10}")
+
+
+class _PyCuda:
+    """PyCUDA's driver API on one device's primary context."""
+
+    def __init__(self, driver: Any, ordinal: int) -> None:
+        self._driver = driver
+        self._info = _info(driver, ordinal)
+        with self._errors():
+            self._context = driver.Device(ordinal).retain_primary_context()
+        self._bindings, self._no_bindings = _bindings()
+
+    @property
+    def info(self) -> DeviceInfo:
+        return self._info
+
+    @property
+    def no_graphs(self) -> str | None:
+        return self._no_bindings
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        with self._errors():
+            self._context.push()
+        try:
+            yield
+        finally:
+            self._driver.Context.pop()
+
+    def stream(self) -> Stream:
+        with self._errors():
+            made = self._driver.Stream(self._driver.stream_flags.NON_BLOCKING)
+        return _PyStream(self, made)
+
+    def external(self, handle: int) -> Stream:
+        if self._bindings is None:
+            raise UnavailableError(f"a stream of the caller's needs cuda-bindings: {self._no_bindings}")
+        return _ExternalStream(self, self._bindings, handle)
+
+    def event(self) -> Event:
+        if self._bindings is not None:
+            return _BoundEvent(self, self._bindings)
+        with self._errors():
+            made = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
+        return _PyEvent(self, made)
+
+    def allocate(self, size: int) -> Memory:
+        with self._errors():
+            return _PyMemory(self, self._driver.mem_alloc(max(size, 1)))
+
+    def pinned(self, size: int) -> Pinned:
+        with self._errors():
+            return _PyPinned(self, self._driver.pagelocked_empty(max(size, 1), np.uint8))
+
+    def upload(self, address: int, source: Bytes, stream: Stream) -> None:
+        with self._errors():
+            self._driver.memcpy_htod_async(address, source, _raw(stream))
+
+    def download(self, target: Bytes, address: int, stream: Stream) -> None:
+        with self._errors():
+            self._driver.memcpy_dtoh_async(target, address, _raw(stream))
+
+    def begin_capture(self, stream: Stream) -> None:
+        assert self._bindings is not None
+        mode = self._bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self.checked(self._bindings.cuStreamBeginCapture(stream.handle, mode))
+
+    def end_capture(self, stream: Stream) -> Graph:
+        assert self._bindings is not None
+        (graph,) = self.checked(self._bindings.cuStreamEndCapture(stream.handle))
+        try:
+            (instance,) = self.checked(self._bindings.cuGraphInstantiate(graph, 0))
+        finally:
+            self.checked(self._bindings.cuGraphDestroy(graph))
+        return _BoundGraph(self, self._bindings, instance)
+
+    def synchronize(self) -> None:
+        with self._errors():
+            self._driver.Context.synchronize()
+
+    def close(self) -> None:
+        self._context.detach()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """PyCUDA's exceptions as this file's."""
+        try:
+            yield
+        except self._driver.MemoryError as error:
+            raise OutOfMemoryError(f"CUDA: {error}") from error
+        except self._driver.Error as error:
+            raise CudaError(f"CUDA: {error}") from error
+
+    def checked(self, answer: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What cuda-bindings returned after its status."""
+        status, *values = answer
+        if int(status) == 0:
+            return tuple(values)
+        kind = OutOfMemoryError if status.name == "CUDA_ERROR_OUT_OF_MEMORY" else CudaError
+        raise kind(f"CUDA: {status.name}")
+
+    @property
+    def errors(self) -> Any:
+        return self._errors
+
+
+def _bindings() -> tuple[Any, str | None]:
+    """cuda-bindings' driver module, or why there is none."""
+    try:
+        return importlib.import_module("cuda.bindings.driver"), None
+    except ImportError as error:
+        return None, f"cuda-bindings cannot be imported ({error}): pip install cuda-bindings"
+
+
+def _raw(stream: Stream) -> Any:
+    assert isinstance(stream, _PyStream)
+    return stream.raw
+
+
+class _PyStream:
+    def __init__(self, cuda: _PyCuda, raw: Any) -> None:
+        self._cuda = cuda
+        self.raw = raw
+
+    @property
+    def handle(self) -> int:
+        return int(self.raw.handle)
+
+    def wait(self, event: Event) -> None:
+        assert isinstance(event, _PyEvent | _BoundEvent)
+        event.hold(self)
+
+    def synchronize(self) -> None:
+        with self._cuda.errors():
+            self.raw.synchronize()
+
+    def free(self) -> None:
+        self.raw = None  # PyCUDA destroys it with its last reference
+
+
+class _ExternalStream:
+    """A stream that another library made and will destroy."""
+
+    def __init__(self, cuda: _PyCuda, bindings: Any, handle: int) -> None:
+        self._cuda = cuda
+        self._bindings = bindings
+        self._handle = handle
+
+    @property
+    def handle(self) -> int:
+        return self._handle
+
+    def wait(self, event: Event) -> None:
+        assert isinstance(event, _BoundEvent)
+        event.hold(self)
+
+    def synchronize(self) -> None:
+        self._cuda.checked(self._bindings.cuStreamSynchronize(self._handle))
+
+    def free(self) -> None:
+        return
+
+
+class _PyEvent:
+    """PyCUDA's event: its handle cannot be had, so that it knows PyCUDA's own streams alone."""
+
+    def __init__(self, cuda: _PyCuda, raw: Any) -> None:
+        self._cuda = cuda
+        self._raw = raw
+
+    def record(self, stream: Stream) -> None:
+        with self._cuda.errors():
+            self._raw.record(_raw(stream))
+
+    def hold(self, stream: _PyStream) -> None:
+        with self._cuda.errors():
+            stream.raw.wait_for_event(self._raw)
+
+    def synchronize(self) -> None:
+        with self._cuda.errors():
+            self._raw.synchronize()
+
+    def free(self) -> None:
+        self._raw = None
+
+
+class _BoundEvent:
+    """cuda-bindings' event, for anybody's stream."""
+
+    def __init__(self, cuda: _PyCuda, bindings: Any) -> None:
+        self._cuda = cuda
+        self._bindings = bindings
+        flags = bindings.CUevent_flags.CU_EVENT_DISABLE_TIMING
+        (self._raw,) = cuda.checked(bindings.cuEventCreate(flags))
+
+    def record(self, stream: Stream) -> None:
+        self._cuda.checked(self._bindings.cuEventRecord(self._raw, stream.handle))
+
+    def hold(self, stream: Stream) -> None:
+        self._cuda.checked(self._bindings.cuStreamWaitEvent(stream.handle, self._raw, 0))
+
+    def synchronize(self) -> None:
+        self._cuda.checked(self._bindings.cuEventSynchronize(self._raw))
+
+    def free(self) -> None:
+        self._cuda.checked(self._bindings.cuEventDestroy(self._raw))
+
+
+class _PyMemory:
+    def __init__(self, cuda: _PyCuda, raw: Any) -> None:
+        self._cuda = cuda
+        self._raw = raw
+        self._address = int(raw)
+
+    @property
+    def address(self) -> int:
+        return self._address
+
+    def free(self) -> None:
+        with self._cuda.errors():
+            self._raw.free()
+
+
+class _PyPinned:
+    def __init__(self, cuda: _PyCuda, array: Bytes) -> None:
+        self._cuda = cuda
+        self._array = array
+
+    @property
+    def array(self) -> Bytes:
+        return self._array
+
+    def free(self) -> None:
+        base: Any = self._array.base
+        with self._cuda.errors():
+            base.free()
+
+
+class _BoundGraph:
+    def __init__(self, cuda: _PyCuda, bindings: Any, instance: Any) -> None:
+        self._cuda = cuda
+        self._bindings = bindings
+        self._instance = instance
+
+    def launch(self, stream: Stream) -> None:
+        self._cuda.checked(self._bindings.cuGraphLaunch(self._instance, stream.handle))
+
+    def free(self) -> None:
+        self._cuda.checked(self._bindings.cuGraphExecDestroy(self._instance))

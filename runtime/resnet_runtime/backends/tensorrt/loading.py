@@ -1,0 +1,131 @@
+"""From an engine's bytes to a backend: compared with the host, deserialized, and its runtime cache read.
+
+TensorRT-RTX compiles an engine's kernels when they are first run. What it compiled is kept in the user's cache folder,
+in a file for each engine, library version and GPU, so that the next process does not compile again; the library itself
+refuses a cache that does not fit, and it is then made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from resnet_runtime.backends.base import Signature
+from resnet_runtime.engine_fit import Host, misfit
+from resnet_runtime.errors import BackendError, UnavailableError
+from resnet_runtime.manifest import Engine
+
+from .backend import TensorRTBackend
+from .cuda import Cuda, DeviceInfo
+from .library import Library
+
+
+def host_from_device(library: Library, device: DeviceInfo) -> Host:
+    """What an engine would run on here."""
+    system = f"{platform.system().lower()}-{platform.machine().lower()}"
+    return Host(library.name, library.version, system, device.name, device.capability)
+
+
+def backend_from_engine(
+    engine: Engine, data: bytes, signature: Signature, precision: str, library: Library, cuda: Cuda
+) -> TensorRTBackend:
+    """Load an engine.
+
+    Args:
+        engine: of a manifest.
+        data: its bytes, of which the digest was checked.
+        signature: of the bundle.
+        precision: of the variant, for the description.
+        library: of the builder's name.
+        cuda: the device.
+
+    Raises:
+        UnavailableError: it was built for another library, version or device.
+        BackendError: the library cannot deserialize it, or there is no memory to run it.
+    """
+    host = host_from_device(library, cuda.info)
+    refusal = misfit(engine, host)
+    if refusal is not None:
+        raise UnavailableError(refusal)
+    messages: list[str] = []
+    logger = library.logger(messages)
+    runtime = library.module.Runtime(logger)
+    with cuda.current():
+        loaded = runtime.deserialize_cuda_engine(data)
+        if loaded is None:
+            why = next(reversed(messages), "it gives no reason")
+            raise BackendError(
+                f"{library.name} {library.version} cannot load the engine {engine.id}: {why}; build it anew with "
+                f"resnet-export BUNDLE --engine {library.name}"
+            )
+        save = None
+        if library.portable:
+            loaded = RuntimeCache(loaded, library, cache_file(engine, host))
+            save = loaded.save
+    description = f"{library.name} {library.version} on {cuda.info.name}, {precision}"
+    return TensorRTBackend(
+        loaded,
+        cuda,
+        signature,
+        description,
+        graphs=not library.portable,
+        on_close=save,
+    )
+
+
+def cache_file(engine: Engine, host: Host) -> Path:
+    """Where what TensorRT-RTX compiled of an engine is kept."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = f"{engine.file.sha256[:24]}-{host.version}-sm{host.capability.replace('.', '')}.cache"
+    return root / "resnet-runtime" / "tensorrt-rtx" / name
+
+
+class RuntimeCache:
+    """An ``ICudaEngine`` of TensorRT-RTX whose contexts share a runtime cache, and capture their graphs themselves.
+
+    Args:
+        engine: an ``ICudaEngine``.
+        library: TensorRT-RTX.
+        path: of the cache; what cannot be read is made anew.
+    """
+
+    def __init__(self, engine: Any, library: Library, path: Path) -> None:
+        self._engine = engine
+        self._path = path
+        self._config = engine.create_runtime_config()
+        self._config.cuda_graph_strategy = library.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._cache = self._config.create_runtime_cache()
+        self._known = b""
+        with suppress(OSError):
+            data = path.read_bytes()
+            if self._cache.deserialize(data):
+                self._known = data
+        self._config.set_runtime_cache(self._cache)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def create_execution_context(self) -> Any:
+        """With the cache."""
+        return self._engine.create_execution_context(self._config)
+
+    def save(self) -> None:
+        """Keep what was compiled; a disk that cannot is no reason to fail."""
+        found = self._cache.serialize()
+        data = b"" if found is None else bytes(found)
+        if not data or data == self._known:
+            return
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=self._path.parent)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                Path(temporary).replace(self._path)
+            except OSError:
+                Path(temporary).unlink(missing_ok=True)
+                raise

@@ -1,0 +1,94 @@
+"""Whether an engine runs here: what it was built for, what is here, and the command that mends a mismatch.
+
+TensorRT itself returns None for an engine of another version or device, and says why in its log at best. So the
+manifest's record is compared before the file is deserialized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from resnet_runtime.manifest import Engine
+
+PORTABLE: Final = "portable"
+"""Of TensorRT-RTX: for the compute capabilities that are listed, on any platform of the processor."""
+
+DEVICE: Final = "device"
+"""Of TensorRT: for the kind of GPU that it was built on."""
+
+AMPERE_PLUS: Final = "ampere_plus"
+"""Of TensorRT: for every GPU from Ampere on."""
+
+VERSIONS: Final = "+versions"
+"""At the end of one of the others: newer libraries of the same major version run it too."""
+
+_PRODUCT: Final = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+
+@dataclass(frozen=True)
+class Host:
+    """What an engine would run on.
+
+    Attributes:
+        library: its name, as in ``library.LIBRARIES``.
+        version: of the library.
+        platform: as ``linux-x86_64``.
+        gpu: the device's name.
+        capability: its compute capability, as ``8.6``.
+    """
+
+    library: str
+    version: str
+    platform: str
+    gpu: str
+    capability: str
+
+
+def misfit(engine: Engine, host: Host) -> str | None:
+    """Why the engine does not run on the host, in a sentence; None where it does.
+
+    Args:
+        engine: of a manifest.
+        host: what is here.
+    """
+    kind = engine.compatibility.removesuffix(VERSIONS)
+    if engine.builder != host.library:
+        return _sentence(engine, _PRODUCT.get(host.library, host.library), host)
+    if not _version_fits(engine, host):
+        return _sentence(engine, f"{_PRODUCT[host.library]} {host.version}", host)
+    machine = engine.platform.rpartition("-")[2] if kind == PORTABLE else engine.platform
+    if not host.platform.endswith(machine):
+        return _sentence(engine, f"the platform {host.platform}", host)
+    if not _device_fits(engine, kind, host):
+        return _sentence(engine, f"{host.gpu} with compute capability {host.capability}", host)
+    return None
+
+
+def _version_fits(engine: Engine, host: Host) -> bool:
+    if not engine.compatibility.endswith(VERSIONS):
+        return engine.builder_version == host.version
+    built, here = _numbers(engine.builder_version), _numbers(host.version)
+    return built[:1] == here[:1] and built <= here
+
+
+def _device_fits(engine: Engine, kind: str, host: Host) -> bool:
+    if kind == AMPERE_PLUS:
+        return _numbers(host.capability) >= (8, 0)
+    if host.capability not in engine.compute_capabilities:
+        return False
+    return kind == PORTABLE or engine.gpu is None or engine.gpu == host.gpu
+
+
+def _sentence(engine: Engine, here: str, host: Host) -> str:
+    capabilities = ", ".join(engine.compute_capabilities)
+    where = f"{engine.gpu} ({capabilities})" if engine.gpu else f"compute capability {capabilities}"
+    builder = f"{_PRODUCT.get(engine.builder, engine.builder)} {engine.builder_version}"
+    return (
+        f"the engine {engine.id} was built by {builder} for {where} on {engine.platform}, "
+        f"and here is {here}: build one here with resnet-export BUNDLE --engine {host.library}"
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

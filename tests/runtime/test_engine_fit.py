@@ -1,0 +1,79 @@
+"""An engine that does not fit this host is refused before TensorRT sees it, with what it was built for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from resnet_runtime.engine_fit import AMPERE_PLUS, DEVICE, PORTABLE, VERSIONS, Host, misfit
+from resnet_runtime.manifest import Batch, Engine, FileRecord
+
+HOST = Host("tensorrt", "10.13.2", "linux-x86_64", "NVIDIA L4", "8.9")
+ENGINE = Engine(
+    id="fp16-tensorrt-10.13.2",
+    variant="fp16",
+    file=FileRecord(path="engines/a.engine", sha256="0" * 64, size=1),
+    builder="tensorrt",
+    builder_version="10.13.2",
+    platform="linux-x86_64",
+    gpu="NVIDIA L4",
+    compute_capabilities=("8.9",),
+    compatibility=DEVICE,
+    profiles=(Batch(smallest=1, optimal=8, largest=32),),
+    verified_on=None,
+)
+RTX = dataclasses.replace(
+    ENGINE, builder="tensorrt-rtx", compatibility=PORTABLE, gpu=None, compute_capabilities=("8.6", "8.9")
+)
+RTX_HOST = dataclasses.replace(HOST, library="tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("engine", "host", "here"),
+    [
+        (ENGINE, HOST, None),
+        (ENGINE, dataclasses.replace(HOST, version="10.13.3"), "TensorRT 10.13.3"),
+        (ENGINE, dataclasses.replace(HOST, version="11.0.0"), "TensorRT 11.0.0"),
+        (
+            ENGINE,
+            dataclasses.replace(HOST, capability="8.6", gpu="NVIDIA A10"),
+            "NVIDIA A10 with compute capability 8.6",
+        ),
+        (ENGINE, dataclasses.replace(HOST, gpu="NVIDIA L40S"), "NVIDIA L40S with compute capability 8.9"),
+        (ENGINE, dataclasses.replace(HOST, platform="linux-aarch64"), "the platform linux-aarch64"),
+        (ENGINE, dataclasses.replace(HOST, platform="windows-x86_64"), "the platform windows-x86_64"),
+        (ENGINE, RTX_HOST, "TensorRT-RTX"),
+        (RTX, RTX_HOST, None),
+        (RTX, dataclasses.replace(RTX_HOST, gpu="NVIDIA A10", capability="8.6"), None),
+        (RTX, dataclasses.replace(RTX_HOST, platform="windows-x86_64"), None),
+        (RTX, dataclasses.replace(RTX_HOST, platform="linux-aarch64"), "the platform linux-aarch64"),
+        (RTX, dataclasses.replace(RTX_HOST, capability="9.0"), "NVIDIA L4 with compute capability 9.0"),
+        (RTX, HOST, "TensorRT"),
+    ],
+)
+def test_fits_or_says_what_is_here(engine: Engine, host: Host, here: str | None) -> None:
+    found = misfit(engine, host)
+    if here is None:
+        assert found is None
+        return
+    assert found is not None
+    assert f", and here is {here}: build one here with resnet-export BUNDLE --engine {host.library}" in found
+    assert found.startswith(f"the engine {engine.id} was built by TensorRT")
+    assert "8.9" in found
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [("10.13.2", True), ("10.14.0", True), ("10.13.1", False), ("10.9.9", False), ("11.0.0", False)],
+)
+def test_a_version_compatible_engine_runs_on_newer_ones_of_the_same_major(version: str, fits: bool) -> None:
+    engine = dataclasses.replace(ENGINE, compatibility=DEVICE + VERSIONS)
+    assert (misfit(engine, dataclasses.replace(HOST, version=version)) is None) == fits
+
+
+@pytest.mark.parametrize(("capability", "fits"), [("7.5", False), ("8.0", True), ("9.0", True), ("12.0", True)])
+def test_a_hardware_compatible_engine_runs_from_ampere_on(capability: str, fits: bool) -> None:
+    engine = dataclasses.replace(ENGINE, compatibility=AMPERE_PLUS)
+    host = dataclasses.replace(HOST, gpu="another", capability=capability)
+    assert (misfit(engine, host) is None) == fits
