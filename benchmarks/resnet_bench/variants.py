@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 import resnet_runtime
 from resnet_export import emulate
+from resnet_export.calibration import OBSERVED
 from resnet_export.emulate import emulated_graph
 from resnet_export.graph import Graph, graph_from_bytes
 from resnet_export.host_session import session_from_graph
-from resnet_export.int8 import OBSERVED
 from resnet_export.observe import observation_from_graph
 from resnet_export.options import CalibrationOptions, ExportOptions, ModelOptions, PreprocessingOptions
 from resnet_export.passes.equalize import equalize
@@ -30,6 +30,7 @@ from resnet_export.passes.fold_constants import fold_constants
 from resnet_export.passes.qdq_placement import SCHEMES
 from resnet_export.pipeline import ExportResult, bundle_from_checkpoint
 from resnet_export.quantization.calibrate import ranges_from_batches
+from resnet_export.quantization.choice import methods_from_images
 from resnet_export.quantization.quantize import Quantized, QuantizeOptions, quantized_from_table
 from resnet_export.quantization.reconstruct import ReconstructOptions
 from resnet_export.quantization.table import CalibrationTable, table_from_bytes
@@ -148,24 +149,25 @@ def exported(checkpoint: Path, calibration: Float32, folder: Path) -> Exported:
 def shipped(made: Exported) -> Iterator[Setting]:
     """The bundle's FP16 and INT8 files."""
     yield Setting(name="fp16", kind="shipped", open=lambda: _emulated_variant(made, "fp16"))
-    method = QuantizeOptions().method
-    yield Setting(name="int8-cpu", kind="shipped", open=lambda: _cpu_variant(made), scheme="cpu", method=method)
+    methods = made.table.methods
+    yield Setting(name="int8-cpu", kind="shipped", open=lambda: _cpu_variant(made), scheme="cpu", method=methods["cpu"])
     yield Setting(
         name="int8-tensorrt",
         kind="shipped",
         open=lambda: _emulated_variant(made, "int8-tensorrt"),
         scheme="tensorrt",
-        method=method,
+        method=methods["tensorrt"],
     )
 
 
 def other_methods(made: Exported) -> Iterator[Setting]:
-    """What ``QuantizeOptions(method=...)`` would have given, for every method but the default."""
-    default = QuantizeOptions()
+    """What ``CalibrationOptions(method=...)`` would have given, for every method that was not chosen."""
     for method in METHODS:
-        if method != default.method:
-            options = dataclasses.replace(default, method=method)
-            yield from _settings(made, lambda: made.table, options, f" {method}", "method")
+        table = dataclasses.replace(made.table, methods=dict.fromkeys(SCHEMES, method))
+        for scheme in reversed(SCHEMES):
+            if made.table.methods[scheme] != method:
+                opened = functools.partial(_made_from, made, functools.partial(_same, table), QuantizeOptions(), scheme)
+                yield Setting(name=f"int8-{scheme} {method}", kind="method", open=opened, scheme=scheme, method=method)
 
 
 def ablation(made: Exported) -> Iterator[Setting]:
@@ -176,37 +178,32 @@ def ablation(made: Exported) -> Iterator[Setting]:
         if equalized not in tables:
             batches = [made.calibration]
             ranges, count = ranges_from_batches(made.folded, batches, CalibrationOptions().calibrate)
-            tables[equalized] = CalibrationTable(model=made.table.model, images=count, equalization={}, tensors=ranges)
+            methods = methods_from_images(made.folded, ranges, made.calibration[: QuantizeOptions().images])
+            tables[equalized] = CalibrationTable(
+                model=made.table.model, images=count, methods=methods, equalization={}, tensors=ranges
+            )
         return tables[equalized]
 
     for step, (equalized, changes) in ABLATION.items():
         options = QuantizeOptions()
         reconstruct: ReconstructOptions = dataclasses.replace(options.reconstruct, **changes)  # type: ignore[arg-type]
         options = dataclasses.replace(options, reconstruct=reconstruct)
-        yield from _settings(made, functools.partial(table, equalized), options, f" {step}", "ablation")
+        for scheme in reversed(SCHEMES):
+            opened = functools.partial(_made_from, made, functools.partial(table, equalized), options, scheme)
+            yield Setting(name=f"int8-{scheme} {step}", kind="ablation", open=opened, scheme=scheme)
 
 
-def _settings(
-    made: Exported, table: Callable[[], CalibrationTable], options: QuantizeOptions, suffix: str, kind: str
-) -> Iterator[Setting]:
-    """A setting for each scheme."""
+def _same(table: CalibrationTable) -> CalibrationTable:
+    return table
 
-    def opened(scheme: str) -> Opened:
-        chosen = table()
-        graph = equalize(made.folded, chosen.equalization).graph
-        inputs = made.calibration[: options.images]
-        ranges = observation_from_graph(graph, inputs[:OBSERVED]).ranges
-        quantized = quantized_from_table(graph, chosen, scheme, inputs, options, ranges, ExportOptions().fp16)
-        return _cpu_graph(made, quantized) if scheme == "cpu" else _emulated(quantized.graph(), len(_kept(quantized)))
 
-    for scheme in reversed(SCHEMES):
-        yield Setting(
-            name=f"int8-{scheme}{suffix}",
-            kind=kind,
-            open=functools.partial(opened, scheme),
-            scheme=scheme,
-            method=options.method,
-        )
+def _made_from(made: Exported, table: Callable[[], CalibrationTable], options: QuantizeOptions, scheme: str) -> Opened:
+    chosen = table()
+    graph = equalize(made.folded, chosen.equalization).graph
+    inputs = made.calibration[: options.images]
+    ranges = observation_from_graph(graph, inputs[:OBSERVED]).ranges
+    quantized = quantized_from_table(graph, chosen, scheme, inputs, options, ranges, ExportOptions().fp16)
+    return _cpu_graph(made, quantized) if scheme == "cpu" else _emulated(quantized.graph(), len(_kept(quantized)))
 
 
 def cpu_backend() -> str:

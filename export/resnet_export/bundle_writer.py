@@ -73,17 +73,17 @@ class StagedBundle:
         self.add(MANIFEST_NAME, bytes_from_manifest(manifest))
         for path in sorted(self.path.iterdir()):
             try:
-                _sync(path)
+                sync(path)
             except OSError as error:
                 raise WriteError(f"{path.name} of {self.destination} cannot be written: {error.strerror}") from error
         try:
-            _sync(self.path)
+            sync(self.path)
             self.path.chmod(0o777 & ~_umask())
             if self._force and _refuse_unless_free(self.destination, force=True):
                 _exchange(self.path, self.destination)
             else:
                 _rename_to_nothing(self.path, self.destination)
-            _sync(self.destination.parent)
+            sync(self.destination.parent)
         except FileExistsError:
             raise DestinationError(
                 f"{self.destination} appeared while the model was exported, and was left alone: choose another -o"
@@ -210,7 +210,8 @@ def _renameat2(source: Path, destination: Path, flags: int) -> bool:
     raise OSError(number, os.strerror(number))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's entries, are on the disk. Raises OSError where it fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

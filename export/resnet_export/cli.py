@@ -134,9 +134,7 @@ class _Command(click.Command):
 @click.option(
     "--calibration-method",
     type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
-    default="minmax",
-    show_default=True,
-    help="How ranges are clipped.",
+    help="How ranges are clipped [what changes the answers to the images least, for each scheme].",
 )
 @click.option(
     "--evaluation",
@@ -188,19 +186,37 @@ class _Command(click.Command):
     help="Arrays input and output of your own code; checked before anything else.",
 )
 @click.option("--gate", "gates", metavar="V.FIGURE=X", multiple=True, callback=_gates, help="As fp16.max_error=0.02.")
-@click.option("--engine", type=click.Choice(["none"]), default="none", show_default=True, help="TensorRT engines.")
+@click.option(
+    "--engine",
+    type=click.Choice(["none", "auto", "tensorrt", "tensorrt-rtx"]),
+    default="none",
+    show_default=True,
+    help="Add engines to the bundle that MODEL is.",
+)
+@click.option(
+    "--engine-capability",
+    "engine_capabilities",
+    metavar="X.Y",
+    multiple=True,
+    help="A GPU's compute capability that a TensorRT-RTX engine has to run on; may be repeated [8.0 and newer].",
+)
+@click.option("--engine-level", type=click.IntRange(0, 5), help="The builder's optimization level [its default].")
+@click.option("--engine-workspace", metavar="MB", type=click.IntRange(1), help="Memory for one layer [all there is].")
+@click.option("--version-compatible", is_flag=True, help="Newer TensorRT of the same major version may run the engine.")
+@click.option("--hardware-compatible", is_flag=True, help="Other GPUs, from Ampere on, may run a TensorRT engine.")
 @click.option("--trust", is_flag=True, help="Let code that the checkpoint holds run while it is read.")
 @click.option("--force", is_flag=True, help="Replace the bundle at the destination.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, the rest on standard error.")
 @click.option("--quiet", is_flag=True, help="Only warnings and errors.")
 @click.version_option(__version__, prog_name="resnet-export")
-def command(**arguments: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, **arguments: Any) -> None:
     """Export the trained ResNet in MODEL to a verified bundle.
 
     MODEL is a state_dict, a training checkpoint that holds one (.pt, .pth, .safetensors), or, with --trust, a pickled
-    module, a TorchScript file or a .pt2 program.
+    module, a TorchScript file or a .pt2 program. Or it is a bundle, to which --engine adds engines.
     """
-    sys.exit(_run(arguments))
+    sys.exit(_run(context, arguments))
 
 
 def main() -> None:
@@ -222,18 +238,23 @@ def _terminate(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def _run(arguments: dict[str, Any]) -> int:
+def _run(context: click.Context, arguments: dict[str, Any]) -> int:
     from resnet_runtime.errors import ResnetRuntimeError
 
     from .errors import ResnetExportError, WriteError
 
     as_json = arguments["as_json"]
     try:
+        from .cli_engines import is_bundle, refuse_engine_options, run_on_bundle
         from .console import Console
-        from .pipeline import bundle_from_checkpoint
 
         console = Console(quiet=arguments["quiet"], as_json=as_json)
         checkpoint: Path = arguments["checkpoint"]
+        if is_bundle(checkpoint):
+            return run_on_bundle(context, console)
+        refuse_engine_options(context)
+        from .pipeline import bundle_from_checkpoint
+
         destination = arguments["output"] or Path(f"{checkpoint.stem or 'model'}.bundle")
         result = bundle_from_checkpoint(checkpoint, destination, _options(arguments), console)
     except (ResnetExportError, ResnetRuntimeError) as error:
@@ -294,7 +315,6 @@ def _options(arguments: dict[str, Any]) -> Any:
         ModelOptions,
         PreprocessingOptions,
     )
-    from .quantization.quantize import QuantizeOptions
 
     resize, crop = arguments["resize"], arguments["crop"]
     if isinstance(resize, tuple):
@@ -309,7 +329,7 @@ def _options(arguments: dict[str, Any]) -> Any:
         images=arguments["calibration"],
         table=arguments["calibration_table"],
         skip_bad_images=arguments["skip_bad_images"],
-        quantize=QuantizeOptions(method=arguments["calibration_method"]),
+        method=arguments["calibration_method"],
     )
     chosen = tuple(name for name in VARIANTS if name in arguments["variants"]) or None
     for name in arguments["gates"]:

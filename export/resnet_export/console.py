@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -21,6 +22,7 @@ from resnet_runtime.cli_tables import printable, unicode_name
 from .progress import Stage
 
 if TYPE_CHECKING:
+    from .engine_stages import EnginesResult
     from .pipeline import ExportResult
     from .report import Verdict
 
@@ -87,6 +89,20 @@ class Console:
         path = rich.markup.escape(shlex.quote(printable(unicode_name(str(result.path)))))
         self._output.print(f"\nThe bundle is {path}. Next:\n  resnet-run {path} IMAGE.jpg")
 
+    def finish_engines(self, result: EnginesResult) -> None:
+        """What was built and where it runs, or the JSON object."""
+        if self._as_json:
+            engines = [dataclasses.asdict(engine) for engine in result.engines]
+            self._print_json({"bundle": unicode_name(str(result.path)), "status": 0, "engines": engines})
+        if self._quiet:
+            return
+        for engine in result.engines:
+            where = ", ".join(engine.compute_capabilities) or engine.gpu or "this kind of GPU"
+            self._output.print(
+                f"{engine.id}: {engine.file.size / 1e6:.1f} MB, for compute capability {where}; "
+                + ("not verified on a GPU yet" if engine.verified_on is None else f"verified on {engine.verified_on}")
+            )
+
     def _print_assumptions(self, result: ExportResult) -> None:
         assumptions = result.manifest.model.assumptions
         if not assumptions:
@@ -142,7 +158,7 @@ class _Stage:
 def _table(result: ExportResult) -> rich.table.Table:
     """A row a variant: what was needed beside what is allowed."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for title in ("variant", "MB", "max error", "mean error", "SNR", "top-1", "top-5", "gate"):
+    for title in ("variant", "MB", "max error", "mean error", "SNR", "top-1", "gate"):
         table.add_column(title, justify="left" if title in ("variant", "gate") else "right", no_wrap=True)
     for verdict in result.report.verdicts:
         variant = verdict.variant
@@ -154,7 +170,6 @@ def _table(result: ExportResult) -> rich.table.Table:
             _against(parity.mean_error, limits.mean_error),
             f"{parity.snr_db:.0f} dB",
             f"{parity.top1_agreement:.0%} of {parity.samples - parity.undecided}",
-            f"{parity.top5_agreement:.0%}",
             "[red]failed[/]" if verdict.faults else "[green]passed[/]" + ("*" if variant.gate.emulated else ""),
         )
     return table

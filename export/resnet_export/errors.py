@@ -13,6 +13,7 @@
     │   └── DestinationError           the bundle cannot be written there
     ├── TraceError                     neither exporter of PyTorch traced the module
     ├── PassError                      a graph pass refused what it cannot do exactly
+    ├── EngineError                    TensorRT did not build what was promised
     ├── VerificationError              the graph does not compute what the model computes
     └── WriteError                     the disk failed while the bundle was written
 
@@ -77,3 +78,7 @@ class VerificationError(ResnetExportError):
 
 class WriteError(ResnetExportError):
     """The disk failed while the bundle was written."""
+
+
+class EngineError(ResnetExportError):
+    """TensorRT's parser or builder refused a graph, or computes it in other types than were promised."""

@@ -51,3 +51,13 @@ def batches(graph: Graph, inputs: NDArray[np.generic], at_once: int) -> Iterator
     size = graph.fixed_batch or at_once
     for first in range(0, len(inputs), size):
         yield inputs[first : first + size]
+
+
+def whole_batches(graph: Graph, inputs: NDArray[np.generic], at_most: int | None = None) -> NDArray[np.generic]:
+    """The first inputs, ``at_most`` of them or all, less what does not fill the graph's own fixed batch.
+
+    One batch is returned whole where ``at_most`` is less than it; all inputs where they do not fill one.
+    """
+    size = graph.fixed_batch or 1
+    count = len(inputs) if at_most is None else min(len(inputs), max(at_most, size))
+    return inputs[: count // size * size or len(inputs)]

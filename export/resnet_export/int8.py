@@ -1,4 +1,4 @@
-"""The stages of an export that make INT8: calibrate, then for each scheme quantize, judge, and fall back.
+"""The stages of an export that make INT8 of what was calibrated: for each scheme quantize, judge, and fall back.
 
 What is judged is always the staged file: a candidate that does not pass is written anew with some layers kept in
 higher precision, until one passes or too many layers would be kept.
@@ -8,127 +8,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from resnet_runtime.bundle import CheckData
-from resnet_runtime.manifest import Accuracy, FileRecord, KeptLayer, Limits, Manifest, Speed, Variant
+from resnet_runtime.manifest import Accuracy, KeptLayer, Limits, Manifest, Speed, Variant
 from resnet_runtime.selection import MIN_INT8_SPEEDUP
 
 from . import verify
 from .bundle_writer import StagedBundle
+from .calibration import Calibrated
 from .errors import RequestError
-from .graph import Graph
-from .observe import observation_from_graph
-from .options import CalibrationOptions, ExportOptions
-from .passes import PassResult
-from .passes.equalize import equalization_groups, equalize, factors_from_statistics
+from .host_session import whole_batches
+from .options import ExportOptions
 from .passes.insert_qdq import undequantized_layers
 from .passes.qdq_placement import SCHEMES
-from .passes.to_fp16 import Ranges
-from .progress import Stage, Timings
-from .quantization.calibrate import calibration_tensors, ranges_from_batches
-from .quantization.channels import statistics_from_graph
+from .progress import Timings
 from .quantization.fallback import costs_of_layers, smallest_fallback
-from .quantization.images import ImageStream
 from .quantization.quantize import HIGHER, Quantized, quantized_from_table
-from .quantization.table import CalibrationTable, bytes_from_table, check_table, table_from_file
 from .report import KeptCost, Verdict
 from .speed import slowdown_of_graph, speeds_from_variants
-
-FEW_IMAGES: Final = 32
-EQUALIZED_BY: Final = 32
-"""How many images the channels' ranges are taken from."""
-
-OBSERVED: Final = 8
-"""How many inputs tell what fits FP16."""
 
 RANKED_BY: Final = 16
 """How many images the layers are ranked by, where some have to be kept."""
 
 MOST_KEPT: Final = 0.5
 """The share of the layers that may be kept: a graph with more in higher precision is not INT8."""
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """What INT8 graphs are made from.
-
-    Attributes:
-        table: of the folded graph.
-        graph: FP32, equalized by the table's factors.
-        inputs: images to fit weights and biases to; None where only a table was given.
-        ranges: of the equalized graph's tensors on some of the check inputs.
-        file: calibration.json.
-    """
-
-    table: CalibrationTable
-    graph: Graph
-    ranges: Ranges
-    inputs: NDArray[np.generic] | None
-    file: FileRecord
-
-
-def calibrate(
-    staged: StagedBundle,
-    folded: Graph,
-    images: ImageStream | None,
-    data: CheckData,
-    options: CalibrationOptions,
-    timings: Timings,
-) -> Calibrated:
-    """The table, from a pass over the images or from the user's file, and the equalized graph.
-
-    Raises:
-        CalibrationError: the table belongs to another model, or the images cannot be calibrated with.
-        RequestError: an image cannot be used.
-    """
-    with timings.stage("calibrate") as stage:
-        fitted = None if images is None else images.head(options.quantize.images)
-        if options.table is not None:
-            table = table_from_file(options.table)
-            check_table(table, folded.digest, calibration_tensors(folded))
-            result = equalize(folded, table.equalization)
-            stage.tell(f"{len(table.tensors)} ranges of {table.images} images, from {options.table.name}")
-        else:
-            assert images is not None
-            assert fitted is not None
-            table, result = _table_from_images(folded, images, fitted, options, stage)
-        for name in table.dead:
-            stage.warn(f"{name} is zero for every image: is the model trained, and are these its images?")
-        if fitted is None:
-            stage.warn("weights are rounded to the nearest: fitting them to images needs --calibration")
-        ranges = observation_from_graph(result.graph, data.inputs[:OBSERVED]).ranges
-    return Calibrated(table, result.graph, ranges, fitted, staged.add("calibration.json", bytes_from_table(table)))
-
-
-def _table_from_images(
-    folded: Graph, images: ImageStream, fitted: NDArray[np.generic], options: CalibrationOptions, stage: Stage
-) -> tuple[CalibrationTable, PassResult]:
-    factors: dict[str, tuple[float, ...]] = {}
-    if options.equalize:
-        groups = equalization_groups(folded)
-        tensors = list(dict.fromkeys(tensor for group in groups for _, tensor in group.readers))
-        statistics = statistics_from_graph(folded, fitted[:EQUALIZED_BY], tensors)
-        factors = factors_from_statistics(folded, groups, statistics)
-    result = equalize(folded, factors)
-
-    def told(count: int) -> None:
-        stage.advance(count, images.count, "images")
-
-    tensors_found, count = ranges_from_batches(
-        result.graph, images.batches(options.calibrate.batch), options.calibrate, told
-    )
-    table = CalibrationTable(model=folded.digest, images=count, equalization=factors, tensors=tensors_found)
-    stage.tell(f"{count} images, {len(tensors_found)} tensors, {len(factors)} groups of channels equalized")
-    if images.skipped:
-        stage.warn(f"images that were skipped: {len(images.skipped)}, the first: {images.skipped[0]}")
-    if count < FEW_IMAGES:
-        stage.warn(f"{count} images are few to calibrate with: ranges come out too small; take {FEW_IMAGES} or more")
-    return table, result
 
 
 class Int8Exporter:
@@ -235,7 +139,7 @@ class Int8Exporter:
                 quantized.exact,
                 quantized.graph_in_fp32,
                 quantized.layers,
-                self._data.inputs[:RANKED_BY],
+                whole_batches(quantized.exact, self._data.inputs, RANKED_BY),
                 lambda done: stage.advance(done, total, "layers"),
             )
             stage.tell(f"{costs[0].node} costs the most")

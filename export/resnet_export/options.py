@@ -83,6 +83,8 @@ class CalibrationOptions:
         table: a calibration.json of an earlier export of the same model, instead of a pass over images.
         skip_bad_images: whether images that cannot be read are left out rather than refused.
         equalize: whether channels are brought to a like range first.
+        method: of ``thresholds.METHODS``, how ranges are clipped; None: as suits each scheme best on the images, or as
+            the table says.
         calibrate: how ranges are taken.
         quantize: how graphs are made of them.
     """
@@ -91,6 +93,7 @@ class CalibrationOptions:
     table: Path | None = None
     skip_bad_images: bool = False
     equalize: bool = True
+    method: str | None = None
     calibrate: CalibrateOptions = field(default_factory=CalibrateOptions)
     quantize: QuantizeOptions = field(default_factory=QuantizeOptions)
 

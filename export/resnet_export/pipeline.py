@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet_runtime.bundle import CheckData
 from resnet_runtime.manifest import (
-    Assumption,
-    Batch,
     FileRecord,
-    Input,
     KeptLayer,
     Manifest,
     Model,
@@ -28,33 +24,22 @@ from resnet_runtime.manifest import (
 
 from . import int8, verify
 from .bundle_writer import StagedBundle, check_destination, staged_bundle
-from .check_inputs import check_inputs
-from .checkpoint import checkpoint_from_file
+from .calibration import calibrate
 from .eager import (
     EagerAnswers,
-    Reference,
-    answers_from_module,
-    check_reference,
-    classes_from_module,
-    reference_from_file,
 )
+from .eager_stages import ask_eager, calibration_images, compare_with_reference, evaluate_eager
 from .errors import RequestError, VerificationError
 from .graph import Graph
-from .labels import check_labels, labels_from_file
+from .labels import check_labels
 from .observe import Observation, observation_from_graph
 from .options import VARIANTS, ExportOptions
 from .passes import PassResult, Skipped, fold_batchnorm, fold_preprocessing, to_fp16
 from .passes.to_fp16 import kept_layers
-from .preprocessing import preprocessing_from_options
 from .progress import Progress, Timings
-from .quantization.evaluation import evaluation_from_source
-from .quantization.images import ImageStream, check_varied, images_from_source
 from .report import ExportReport, Verdict, bytes_from_report, tool_versions
-from .source import SourceModel, model_from_checkpoint
+from .subject import Subject, subject_from_checkpoint
 from .trace import Traced, first_line, graph_from_module
-
-_MADE_SAMPLES = 8
-_CALIBRATED_SAMPLES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +60,6 @@ class ExportResult:
     def dropped(self) -> Mapping[str, tuple[str, ...]]:
         """The variants that did not pass their gate and are not in the bundle, with what was outside the limits."""
         return {verdict.variant.id: verdict.faults for verdict in self.report.verdicts if verdict.faults}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Subject:
-    """What is exported, once everything about it is settled."""
-
-    model: SourceModel
-    assumptions: tuple[Assumption, ...]
-    input: Input
-    preprocessing: Preprocessing
-    reference: Reference | None
-    labels: tuple[str, ...] | None
 
 
 def bundle_from_checkpoint(
@@ -111,11 +84,11 @@ def bundle_from_checkpoint(
     timings = Timings(progress)
     _check_request(options)
     check_destination(Path(destination), force=options.force)
-    subject = _read(Path(checkpoint), options, timings)
-    images = _images(subject, options)
-    _compare_with_reference(subject, options, timings)
-    data, answers = _ask_eager(subject, images, options, timings)
-    evaluation = _evaluate_eager(subject, answers, options, timings)
+    subject = subject_from_checkpoint(Path(checkpoint), options, timings)
+    images = calibration_images(subject, options)
+    compare_with_reference(subject, options, timings)
+    data, answers = ask_eager(subject, images, options, timings)
+    evaluation = evaluate_eager(subject, answers, options, timings)
     traced = _trace(subject, tuple(answers.float32), timings)
     subject = dataclasses.replace(subject, model=subject.model.without_module())
     folded, fold = _fold(traced, subject.preprocessing, timings)
@@ -124,7 +97,7 @@ def bundle_from_checkpoint(
         draft, candidates = _write(staged, subject, traced, folded, observed, data, options, timings)
         verdicts = _verify(staged, draft, candidates, data, timings)
         if "int8" in options.wanted:
-            calibrated = int8.calibrate(staged, folded, images, data, options.calibration, timings)
+            calibrated = calibrate(staged, folded, images, data, options.calibration, timings)
             draft = dataclasses.replace(draft, calibration=calibrated.file)
             exporter = int8.Int8Exporter(staged, draft, calibrated, data, evaluation, options, timings)
             verdicts += exporter.verdicts(_shipped(verdicts))
@@ -158,144 +131,7 @@ def _check_request(options: ExportOptions) -> None:
     int8.check_request(options)
 
 
-def _read(checkpoint: Path, options: ExportOptions, timings: Timings) -> _Subject:
-    """The checkpoint and every other file that the user named."""
-    with timings.stage("read") as stage:
-        labels = None if options.labels is None else labels_from_file(options.labels)
-        reference = None
-        if options.model.reference is not None:
-            reference = reference_from_file(options.model.reference)
-        read = checkpoint_from_file(checkpoint, trust=options.model.trust, weights=options.model.weights)
-        model = model_from_checkpoint(read, options.model)
-        stage.tell(f"{model.architecture}, {model.parameters / 1e6:.2f} M parameters, {read.format}")
-        for note in model.notes:
-            stage.tell(note)
-    preprocessing, assumed = preprocessing_from_options(options.preprocessing, model.input_shape, model.stem)
-    return _Subject(
-        model=model,
-        assumptions=(*model.assumptions, *assumed),
-        input=_input(model, options),
-        preprocessing=preprocessing,
-        reference=reference,
-        labels=labels,
-    )
-
-
-def _input(model: SourceModel, options: ExportOptions) -> Input:
-    channels, height, width = model.input_shape
-    in_graph = options.preprocessing.in_graph
-    fixed = model.fixed_batch
-    batch = options.batch if fixed is None else Batch(smallest=fixed, optimal=fixed, largest=fixed)
-    return Input(
-        name="input",
-        layout="NHWC" if in_graph else "NCHW",
-        dtype="uint8" if in_graph else "float32",
-        shape=(height, width, channels) if in_graph else (channels, height, width),
-        batch=batch,
-    )
-
-
-def _images(subject: _Subject, options: ExportOptions) -> ImageStream | None:
-    """The calibration images; those that will be held in memory are read now, so that what is wrong is said first."""
-    calibration = options.calibration
-    if calibration.images is None or "int8" not in options.wanted:
-        return None
-    images = images_from_source(
-        calibration.images, subject.input, subject.preprocessing, skip_bad=calibration.skip_bad_images
-    )
-    check_varied(images.head(max(calibration.quantize.images, options.check_samples or _CALIBRATED_SAMPLES)))
-    return images
-
-
-def _compare_with_reference(subject: _Subject, options: ExportOptions, timings: Timings) -> None:
-    """Before anything is made, so that no assumption passes as right."""
-    if subject.reference is None:
-        return
-    with timings.stage("reference") as stage:
-        worst = check_reference(subject.model, subject.reference, options.model.reference_tolerance)
-        stage.tell(f"{len(subject.reference.input)} samples, agrees within {worst:.1e} of the spread")
-
-
-def _ask_eager(
-    subject: _Subject, images: ImageStream | None, options: ExportOptions, timings: Timings
-) -> tuple[CheckData, EagerAnswers]:
-    """Varied inputs, the reference's among them, and what the model itself makes of them."""
-    with timings.stage("eager") as stage:
-        fixed = subject.model.fixed_batch
-        inputs = _check_inputs(subject, images, options)
-        taken = images is not None or subject.reference is not None or subject.preprocessing.in_graph
-        taken = taken or fixed is not None
-        answers = answers_from_module(subject.model.module, inputs, subject.preprocessing, fixed)
-        relative = verify.refuse_constant(answers)
-        if not answers.exact:
-            stage.warn("the model cannot be computed in float64, so that its folding is compared with float32")
-        if fixed is not None:
-            stage.warn(f"the model takes batches of {fixed} alone, so that --batch does not apply")
-        kind = "varied inputs" if images is None else "inputs"
-        stage.tell(f"{len(inputs)} {kind}, answers spread over {relative:.0%} of their range")
-        if relative < verify.LOW_SPREAD:
-            stage.warn(
-                f"the answers move by only {relative:.0%} of their range over varied inputs: the gates say little"
-                + ("" if taken else "; give inputs of your own by --reference")
-            )
-    return CheckData(inputs, answers.float32), answers
-
-
-def _check_inputs(subject: _Subject, images: ImageStream | None, options: ExportOptions) -> NDArray[np.generic]:
-    """The calibration images where there are some, else made ones; the reference's before them."""
-    fixed = subject.model.fixed_batch or 1
-    if images is not None:
-        inputs = images.head(options.check_samples or _CALIBRATED_SAMPLES)
-        repeated = np.take(inputs, range(-(-max(2, len(inputs)) // fixed) * fixed), axis=0, mode="wrap")
-        inputs = repeated if len(repeated) > len(inputs) else inputs
-    else:
-        count = options.check_samples or _MADE_SAMPLES
-        inputs = check_inputs(-(-count // fixed) * fixed, subject.input, subject.preprocessing)
-    if subject.reference is not None and not subject.preprocessing.in_graph and subject.model.fixed_batch is None:
-        inputs = np.concatenate([subject.reference.input[: options.check_samples or _MADE_SAMPLES], inputs])
-    return inputs
-
-
-def _evaluate_eager(
-    subject: _Subject, answers: EagerAnswers, options: ExportOptions, timings: Timings
-) -> verify.Evaluation | None:
-    """What the model itself makes of the evaluation images, while it is in memory."""
-    if options.evaluation.images is None:
-        return None
-    with timings.stage("evaluate") as stage:
-        name, logits = next(iter(answers.float32.items()))
-        if logits.ndim != 2 or logits.shape[1] < 2:
-            raise RequestError(f"--evaluation needs a classifier, and the output {name!r} has the shape {logits.shape}")
-        found = evaluation_from_source(
-            options.evaluation.images,
-            subject.input,
-            subject.preprocessing,
-            classes=logits.shape[1],
-            labels=subject.labels,
-            labels_file=options.evaluation.labels,
-            skip_bad=options.calibration.skip_bad_images,
-        )
-        classes, labels = classes_from_module(
-            subject.model.module,
-            found,
-            subject.preprocessing,
-            subject.model.fixed_batch,
-            lambda done: stage.advance(done, found.count, "images"),
-        )
-        evaluation = verify.Evaluation(found, classes, labels, options.evaluation.max_drop)
-        stage.tell(
-            f"{len(classes)} images, eager's top-1 accuracy {evaluation.top1:.2%}"
-            if labels is not None
-            else f"{len(classes)} images without labels: agreement with the model is measured"
-        )
-        for note in found.notes:
-            stage.warn(note)
-        if found.skipped:
-            stage.warn(f"evaluation images that were skipped: {len(found.skipped)}, the first: {found.skipped[0]}")
-    return evaluation
-
-
-def _trace(subject: _Subject, names: Sequence[str], timings: Timings) -> Traced:
+def _trace(subject: Subject, names: Sequence[str], timings: Timings) -> Traced:
     with timings.stage("trace") as stage:
         traced = graph_from_module(subject.model.module, subject.model.input_shape, names)
         if subject.labels is not None:
@@ -336,7 +172,7 @@ def _observe(
 
 def _write(
     staged: StagedBundle,
-    subject: _Subject,
+    subject: Subject,
     traced: Traced,
     folded: Graph,
     observed: Observation,

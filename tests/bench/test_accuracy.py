@@ -35,7 +35,6 @@ from resnet_bench.photographs import held_out_crops
 from resnet_bench.training import preprocessed, top1
 from resnet_bench.variants import Exported, other_methods
 from resnet_bench.verdict import table, verdict, verdict_text
-from resnet_export.quantization.quantize import QuantizeOptions
 from resnet_export.quantization.thresholds import METHODS
 
 SAMPLES = 300
@@ -147,11 +146,17 @@ def test_a_peer_that_fails_is_a_row_with_its_error(run: Run) -> None:
 
 def test_methods_and_steps_differ_from_what_ships(run: Run, inputs: NDArray[np.float32]) -> None:
     settings = {setting.name: setting for setting in (*other_methods(run.made), *variants.ablation(run.made))}
-    others = [method for method in METHODS if method != QuantizeOptions().method]
-    expected = [f"int8-{scheme} {what}" for what in (*others, *variants.ABLATION) for scheme in ("cpu", "tensorrt")]
+    chosen = run.made.table.methods
+    expected = [
+        f"int8-{scheme} {what}"
+        for what in (*METHODS, *variants.ABLATION)
+        for scheme in ("cpu", "tensorrt")
+        if what != chosen[scheme]
+    ]
     assert list(settings) == expected
     reference = logits_from_module(run.network)(inputs[:64])
-    opened = {name: settings[name].open() for name in ("int8-cpu nearest", "int8-cpu + bias", "int8-tensorrt entropy")}
+    other = next(method for method in METHODS if method != chosen["tensorrt"])
+    opened = {name: settings[name].open() for name in ("int8-cpu nearest", "int8-cpu + bias", f"int8-tensorrt {other}")}
     answers = [made.logits(inputs[:64]) for made in opened.values()]
     distances = [float(np.abs(logits - reference).max()) for logits in answers]
     assert len(set(distances)) == 3

@@ -13,6 +13,7 @@ from resnet_export.errors import CalibrationError, RequestError
 from resnet_export.graph import Graph, graph_from_bytes
 from resnet_export.host_session import session_from_graph
 from resnet_export.passes import fold_batchnorm, fold_preprocessing
+from resnet_export.passes.qdq_placement import SCHEMES
 from resnet_export.preprocessing import PreprocessingOptions, preprocessing_from_options
 from resnet_export.quantization.calibrate import CalibrateOptions, calibration_tensors, ranges_from_batches
 from resnet_export.quantization.table import CalibrationTable, bytes_from_table
@@ -68,7 +69,11 @@ def conv_graph(batch: int | str = "batch", bias: float = 0.0) -> Graph:
 
 def table_of(graph: Graph, *batches: Array, batch: int = 4) -> bytes:
     ranges, images = ranges_from_batches(graph, batches, CalibrateOptions(batch=batch))
-    return bytes_from_table(CalibrationTable(model=graph.digest, images=images, equalization={}, tensors=ranges))
+    return bytes_from_table(
+        CalibrationTable(
+            model=graph.digest, images=images, methods=dict.fromkeys(SCHEMES, "minmax"), equalization={}, tensors=ranges
+        )
+    )
 
 
 def test_the_tensors_that_a_scheme_may_quantize() -> None:
@@ -191,7 +196,9 @@ def test_a_graph_of_one_layer() -> None:
 def test_a_dead_tensor_is_said() -> None:
     graph = conv_graph(bias=-1000.0)
     ranges, images = ranges_from_batches(graph, [random((4, 2, 8, 8), 5)])
-    table = CalibrationTable(model=graph.digest, images=images, equalization={}, tensors=ranges)
+    table = CalibrationTable(
+        model=graph.digest, images=images, methods=dict.fromkeys(SCHEMES, "minmax"), equalization={}, tensors=ranges
+    )
     assert table.dead == ("relu", "scaled")
     assert ranges["relu"].thresholds["uint8"] == dict.fromkeys(METHODS, DEAD_THRESHOLD)
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_export.errors import CalibrationError
+from resnet_export.passes.qdq_placement import SCHEMES
 from resnet_export.quantization.table import (
     SCHEMA,
     CalibrationTable,
@@ -41,6 +42,7 @@ RELU = TensorRange(low=0.0, high=0.5, thresholds={"int8": thresholds(0.5), "uint
 TABLE = CalibrationTable(
     model=DIGEST,
     images=64,
+    methods={"tensorrt": "entropy", "cpu": "minmax"},
     equalization={"layer1.0.conv1": (1.0, float32(0.1), 2.0)},
     tensors={"input": SIGNED, "layer1.0.relu/Relu": RELU},
 )
@@ -48,6 +50,7 @@ TEXT = """{
   "schema": "resnet-calibration/1",
   "model": "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
   "images": 64,
+  "methods": {"tensorrt": "entropy", "cpu": "minmax"},
   "equalization": {
     "layer1.0.conv1": [1.0, 0.1, 2.0]
   },
@@ -106,6 +109,7 @@ TABLES = st.builds(
     CalibrationTable,
     model=st.text("0123456789abcdef", min_size=64, max_size=64),
     images=st.integers(1, 2**53 - 1),
+    methods=st.fixed_dictionaries(dict.fromkeys(SCHEMES, st.sampled_from(METHODS))),
     equalization=st.dictionaries(NAMES, st.lists(POSITIVE, min_size=1, max_size=5).map(tuple), max_size=3),
     tensors=st.dictionaries(NAMES, ranges(), max_size=4),
 )

@@ -169,3 +169,15 @@ def test_a_shape_that_is_computed_in_the_graph_is_in_no_group() -> None:
     arrays = {"w1": random((4, 3, 1, 1), 1), "w2": random((2, 4, 1, 1), 2)}
     graph = graph_of(nodes, arrays, input_shape=("batch", 3, 4, 4), output_shape=("batch", 2, 4, 4))
     assert equalization_groups(graph) == ()
+
+
+def test_an_image_out_of_proportion_moves_the_statistics_little() -> None:
+    graph = folded("basic")
+    tensors = sorted({tensor for group in equalization_groups(graph) for _, tensor in group.readers})
+    usual = images(16)
+    unusual = usual.copy()
+    unusual[3] *= 100
+    without, with_it = (statistics_from_graph(graph, batch, tensors) for batch in (usual, unusual))
+    for name in tensors:
+        before, after = without[name].reach.max(), with_it[name].reach.max()
+        assert before / 1.5 < after < 1.5 * before

@@ -57,7 +57,7 @@ def stop_after_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*arguments: object) -> None:
         raise ReadError
 
-    monkeypatch.setattr(pipeline, "_ask_eager", stop)
+    monkeypatch.setattr(pipeline, "ask_eager", stop)
 
 
 def require_a_sentence(error: RequestError) -> None:

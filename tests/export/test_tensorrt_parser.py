@@ -27,7 +27,7 @@ def check(name: str) -> None:
     found = parsed_convolutions(int8_graph(name))
     assert set(found) == expected
     assert {conv.name for conv in found.values() if conv.inputs != QUANTIZED} == set()
-    assert {conv.output for conv in found.values()} == {"HALF"}
+    assert {conv.types[1] for conv in found.values()} == {"HALF"}
 
 
 @pytest.mark.parametrize("name", ["basic", "bottleneck", "resnet18", "resnet50"])
@@ -45,7 +45,7 @@ def test_a_kept_convolution_reads_fp16_and_the_others_int8() -> None:
     kept = "layer1.0.conv2/Conv"
     found = parsed_convolutions(int8_graph("bottleneck", frozenset({kept})))
     assert [conv.name for conv in found.values() if conv.inputs != QUANTIZED] == [kept]
-    assert found[kept].output == "HALF"
+    assert found[kept].types[1] == "HALF"
 
 
 def test_the_fp16_graph_has_no_int8_in_it() -> None:
@@ -53,4 +53,4 @@ def test_the_fp16_graph_has_no_int8_in_it() -> None:
     half = to_fp16(graph, observation_from_graph(graph, images()).ranges).graph
     for conv in parsed_convolutions(half).values():
         assert "INT8" not in np.ravel(conv.inputs)
-        assert conv.output == "HALF"
+        assert conv.types[1] == "HALF"

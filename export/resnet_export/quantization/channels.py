@@ -16,11 +16,18 @@ Float64 = NDArray[np.float64]
 
 _AT_ONCE = 4
 
+_FURTHEST = 2.0
+"""Times the median image's reach: what an image reaches beyond that is scaled down to it."""
+
 
 def statistics_from_graph(
     graph: Graph, inputs: NDArray[np.generic], tensors: Iterable[str]
 ) -> dict[str, ChannelStatistics]:
     """The reach and the power of every channel of some tensors.
+
+    An image that makes a tensor much larger than the others do counts as if scaled down to ``_FURTHEST`` times the
+    median image: a network can answer one image in a hundred with activations ten times as large, and the channels'
+    proportions for all the others would be lost in the mean.
 
     Args:
         graph: FP32.
@@ -31,12 +38,17 @@ def statistics_from_graph(
     watched = _with_figures(graph, names, ("reach", "power"))
     session = session_from_graph(watched)
     wanted = [f"{name}/{figure}" for name in names for figure in ("reach", "power")]
-    totals = [np.zeros(1, np.float64) for _ in wanted]
-    for batch in batches(graph, inputs, _AT_ONCE):
-        for index, result in enumerate(session.run(wanted, {graph.input_name: batch})):
-            totals[index] = totals[index] + result.astype(np.float64).sum(axis=0)
-    means = [total / len(inputs) for total in totals]
-    return {name: ChannelStatistics(means[2 * i], means[2 * i + 1]) for i, name in enumerate(names)}
+    parts = [session.run(wanted, {graph.input_name: batch}) for batch in batches(graph, inputs, _AT_ONCE)]
+    found = [np.concatenate([part[index] for part in parts]).astype(np.float64) for index in range(len(wanted))]
+    return {name: _statistics(found[2 * i], found[2 * i + 1]) for i, name in enumerate(names)}
+
+
+def _statistics(reach: Float64, power: Float64) -> ChannelStatistics:
+    """Means over the images of (N, C) each, with the largest images scaled down."""
+    furthest = reach.max(axis=1, keepdims=True)
+    allowed = _FURTHEST * float(np.median(furthest))
+    scale = np.minimum(1.0, allowed / np.maximum(furthest, 1e-30)) if allowed > 0 else np.ones_like(furthest)
+    return ChannelStatistics((reach * scale).mean(axis=0), (power * scale**2).mean(axis=0))
 
 
 def _with_figures(graph: Graph, tensors: list[str], figures: tuple[str, ...]) -> Graph:

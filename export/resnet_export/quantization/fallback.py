@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_export.graph import Graph
-from resnet_export.host_session import batches, session_from_graph
+
+from .noise import answers_from_graph, noise_in_answers
 
 Passes = Callable[[frozenset[str]], bool]
 
-_AT_ONCE = 8
 _TRIED_ONE_BY_ONE = 12
 
 
@@ -23,7 +23,7 @@ class LayerCost:
 
     Attributes:
         node: its name.
-        noise: the mean square of the error in the answers, relative to their variance over the inputs.
+        noise: in the answers, as ``noise_in_answers`` has it.
     """
 
     node: str
@@ -46,11 +46,11 @@ def costs_of_layers(
         inputs: (N, ...), a few dozen.
         on_layer: told of how many were tried.
     """
-    expected = _answers(exact, inputs)
+    expected = answers_from_graph(exact, inputs)
     costs = []
     for position, layer in enumerate(layers):
-        found = _answers(graph_with_kept(frozenset(layers) - {layer}), inputs)
-        costs.append(LayerCost(layer, max(_noise(expected[name], found[name]) for name in expected)))
+        found = answers_from_graph(graph_with_kept(frozenset(layers) - {layer}), inputs)
+        costs.append(LayerCost(layer, noise_in_answers(expected, found)))
         if on_layer is not None:
             on_layer(position + 1)
     return tuple(sorted(costs, key=lambda cost: -cost.noise))
@@ -93,17 +93,3 @@ def smallest_fallback(ranked: Sequence[str], passes: Passes, most: int) -> froze
         if fewer and passes(fewer):
             kept = fewer
     return kept
-
-
-def _answers(graph: Graph, inputs: NDArray[np.generic]) -> Mapping[str, NDArray[np.float32]]:
-    session = session_from_graph(graph)
-    names = list(graph.output_names)
-    parts = [session.run(names, {graph.input_name: batch}) for batch in batches(graph, inputs, _AT_ONCE)]
-    return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}
-
-
-def _noise(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    exact = expected.astype(np.float64)
-    variance = float(np.mean((exact - exact.mean(axis=0)) ** 2))
-    error = float(np.mean((found - exact) ** 2))
-    return error / variance if variance > 0 else float("inf")

@@ -14,6 +14,7 @@ from resnet_export.passes.qdq_placement import Placement, placement_from_graph
 from resnet_export.passes.result import Skipped
 from resnet_export.passes.to_fp16 import Fp16Options, Ranges, to_fp16
 
+from .choice import thresholds_by_method
 from .reconstruct import Reconstruction, ReconstructOptions, reconstruct, with_biases
 from .table import CalibrationTable
 
@@ -26,12 +27,10 @@ class QuantizeOptions:
     """How INT8 graphs are made.
 
     Attributes:
-        method: of ``thresholds.METHODS``: which of the table's clipping magnitudes are taken.
         images: how many of the calibration images weights and biases are fitted to.
         reconstruct: of the weights and biases.
     """
 
-    method: str = "minmax"
     images: int = 64
     reconstruct: ReconstructOptions = field(default_factory=ReconstructOptions)
 
@@ -98,7 +97,7 @@ def quantized_from_table(
         on_layers: told of how many layers were done, and how many there are.
     """
     placement = placement_from_graph(graph, scheme)
-    thresholds = thresholds_of(table, placement, options.method)
+    thresholds = thresholds_by_method(table.tensors, placement, table.methods[scheme])
     choice = options.reconstruct
     if inputs is None:
         choice = ReconstructOptions(rounding="nearest", bias=False)
@@ -114,13 +113,3 @@ def quantized_from_table(
         return Quantized(scheme, exact, exact, placement, thresholds, found, ())
     half = to_fp16(exact, ranges, fp16)
     return Quantized(scheme, half.graph, exact, placement, thresholds, found, half.skipped)
-
-
-def thresholds_of(table: CalibrationTable, placement: Placement, method: str) -> dict[str, float]:
-    """The clipping magnitude of every tensor whose range the placement uses."""
-    found = {}
-    for point in placement.points:
-        entry = table.tensors[point.ranged_by]
-        kind = "uint8" if point.unsigned and "uint8" in entry.thresholds else "int8"
-        found[point.ranged_by] = entry.thresholds[kind][method]
-    return found

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from resnet_export.errors import CalibrationError
+from resnet_export.passes.qdq_placement import SCHEMES
 from resnet_runtime import strictjson
 from resnet_runtime.json_fields import Fields, kind_of, shortened
 
@@ -55,11 +56,13 @@ class CalibrationTable:
         model: SHA-256 of the folded FP32 graph whose tensors these are.
         images: how many were looked at.
         equalization: by group of layers, the factor of each channel; empty where nothing was equalized.
+        methods: by scheme, the method whose thresholds it takes.
         tensors: the ranges by tensor, in the graph's order.
     """
 
     model: str
     images: int
+    methods: Mapping[str, str]
     equalization: Mapping[str, tuple[float, ...]]
     tensors: Mapping[str, TensorRange]
 
@@ -90,6 +93,7 @@ def bytes_from_table(table: CalibrationTable) -> bytes:
         f'  "schema": {_line(SCHEMA)}',
         f'  "model": {_line(table.model)}',
         f'  "images": {_line(table.images)}',
+        f'  "methods": {_line({scheme: table.methods[scheme] for scheme in SCHEMES})}',
         f'  "equalization": {_block(equalization)}',
         f'  "tensors": {_block(tensors)}',
     )
@@ -172,6 +176,7 @@ def _table(f: Fields, faults: list[str]) -> CalibrationTable:
     table = CalibrationTable(
         model=f.text("model", pattern=_DIGEST),
         images=f.integer("images", 1),
+        methods=f.record("methods", _methods),
         equalization={
             name: _factors(value, f"equalization.{name}", faults) for name, value in _members(f, "equalization", faults)
         },
@@ -211,6 +216,10 @@ def _range(value: Any, where: str, faults: list[str]) -> TensorRange:
     thresholds = fields.record("thresholds", lambda f: {kind: f.record(kind, _by_method) for kind in kinds})
     fields.done()
     return TensorRange(low=low, high=high, thresholds=thresholds)
+
+
+def _methods(f: Fields) -> dict[str, str]:
+    return {scheme: f.text(scheme, METHODS) for scheme in SCHEMES}
 
 
 def _by_method(f: Fields) -> dict[str, float]:

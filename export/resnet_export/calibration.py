@@ -1,0 +1,151 @@
+"""The stage of an export that calibrates: a pass over the images, or a table of an earlier one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_runtime.bundle import CheckData
+from resnet_runtime.manifest import FileRecord
+
+from .bundle_writer import StagedBundle
+from .graph import Graph
+from .host_session import whole_batches
+from .observe import observation_from_graph
+from .options import CalibrationOptions
+from .passes.equalize import equalization_groups, equalize, factors_from_statistics
+from .passes.qdq_placement import SCHEMES
+from .passes.to_fp16 import Ranges
+from .progress import Stage, Timings
+from .quantization.calibrate import calibration_tensors, ranges_from_batches
+from .quantization.channels import statistics_from_graph
+from .quantization.choice import methods_from_images
+from .quantization.images import ImageStream
+from .quantization.table import CalibrationTable, TensorRange, bytes_from_table, check_table, table_from_file
+
+FEW_IMAGES: Final = 32
+
+EQUALIZED_BY: Final = 32
+"""How many images the channels' ranges are taken from."""
+
+OBSERVED: Final = 8
+"""How many inputs tell what fits FP16."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What INT8 graphs are made from.
+
+    Attributes:
+        table: of the folded graph.
+        graph: FP32, equalized by the table's factors.
+        inputs: images to fit weights and biases to; None where only a table was given.
+        ranges: of the equalized graph's tensors on some of the check inputs.
+        file: calibration.json.
+    """
+
+    table: CalibrationTable
+    graph: Graph
+    ranges: Ranges
+    inputs: NDArray[np.generic] | None
+    file: FileRecord
+
+
+def calibrate(
+    staged: StagedBundle,
+    folded: Graph,
+    images: ImageStream | None,
+    data: CheckData,
+    options: CalibrationOptions,
+    timings: Timings,
+) -> Calibrated:
+    """The table, from a pass over the images or from the user's file, and the equalized graph.
+
+    Raises:
+        CalibrationError: the table belongs to another model, or the images cannot be calibrated with.
+        RequestError: an image cannot be used.
+    """
+    fitted = None if images is None else whole_batches(folded, images.head(options.quantize.images))
+    if options.table is not None:
+        table, graph = _from_table(folded, fitted, options, timings)
+    else:
+        assert images is not None
+        assert fitted is not None
+        table, graph = _from_images(folded, images, fitted, options, timings)
+    ranges = observation_from_graph(graph, whole_batches(graph, data.inputs, OBSERVED)).ranges
+    return Calibrated(table, graph, ranges, fitted, staged.add("calibration.json", bytes_from_table(table)))
+
+
+def _from_table(
+    folded: Graph, fitted: NDArray[np.generic] | None, options: CalibrationOptions, timings: Timings
+) -> tuple[CalibrationTable, Graph]:
+    assert options.table is not None
+    with timings.stage("calibrate") as stage:
+        table = table_from_file(options.table)
+        check_table(table, folded.digest, calibration_tensors(folded))
+        if options.method is not None:
+            table = dataclasses.replace(table, methods=dict.fromkeys(SCHEMES, options.method))
+        result = equalize(folded, table.equalization)
+        stage.tell(f"{len(table.tensors)} ranges of {table.images} images, from {options.table.name}")
+        if fitted is None:
+            stage.warn("weights are rounded to the nearest: fitting them to images needs --calibration")
+        _warn_of_dead(table.dead, stage)
+    return table, result.graph
+
+
+def _from_images(
+    folded: Graph, images: ImageStream, fitted: NDArray[np.generic], options: CalibrationOptions, timings: Timings
+) -> tuple[CalibrationTable, Graph]:
+    with timings.stage("calibrate") as stage:
+        factors: dict[str, tuple[float, ...]] = {}
+        if options.equalize:
+            groups = equalization_groups(folded)
+            tensors = list(dict.fromkeys(tensor for group in groups for _, tensor in group.readers))
+            statistics = statistics_from_graph(folded, whole_batches(folded, fitted, EQUALIZED_BY), tensors)
+            factors = factors_from_statistics(folded, groups, statistics)
+        graph = equalize(folded, factors).graph
+        ranges, count = ranges_from_batches(
+            graph,
+            images.batches(options.calibrate.batch),
+            options.calibrate,
+            lambda done: stage.advance(done, images.count, "images"),
+        )
+        stage.tell(f"{count} images, {len(ranges)} tensors, {len(factors)} groups of channels equalized")
+        _warn_of_images(images, count, stage)
+        _warn_of_dead([name for name, found in ranges.items() if found.dead], stage)
+    methods = _methods(graph, ranges, fitted, options, timings)
+    return CalibrationTable(
+        model=folded.digest, images=count, methods=methods, equalization=factors, tensors=ranges
+    ), graph
+
+
+def _warn_of_images(images: ImageStream, count: int, stage: Stage) -> None:
+    if images.skipped:
+        stage.warn(f"images that were skipped: {len(images.skipped)}, the first: {images.skipped[0]}")
+    if count < FEW_IMAGES:
+        stage.warn(f"{count} images are few to calibrate with: ranges come out too small; take {FEW_IMAGES} or more")
+
+
+def _warn_of_dead(tensors: Iterable[str], stage: Stage) -> None:
+    for name in tensors:
+        stage.warn(f"{name} is zero for every image: is the model trained, and are these its images?")
+
+
+def _methods(
+    graph: Graph,
+    ranges: dict[str, TensorRange],
+    fitted: NDArray[np.generic],
+    options: CalibrationOptions,
+    timings: Timings,
+) -> dict[str, str]:
+    if options.method is not None:
+        return dict.fromkeys(SCHEMES, options.method)
+    with timings.stage("clipping") as stage:
+        methods = methods_from_images(graph, ranges, fitted, lambda done, total: stage.advance(done, total, "trials"))
+        stage.tell(", ".join(f"{methods[scheme]} for int8-{scheme}" for scheme in SCHEMES))
+    return methods
