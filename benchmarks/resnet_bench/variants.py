@@ -71,7 +71,7 @@ class Opened:
     Attributes:
         logits: from a batch to its logits.
         executor: what computes.
-        kept: how many convolutions and Gemms are in higher precision.
+        kept: how many convolutions, Gemms and residual Adds are in higher precision than they could be.
     """
 
     logits: Logits
@@ -171,7 +171,7 @@ def other_methods(made: Exported) -> Iterator[Setting]:
 
 
 def ablation(made: Exported) -> Iterator[Setting]:
-    """The steps of ``ABLATION``, in order."""
+    """The steps of ``ABLATION``, in order, and what ships with every shortcut quantized."""
     tables: dict[bool, CalibrationTable] = {True: made.table}
 
     def table(equalized: bool) -> CalibrationTable:
@@ -180,7 +180,12 @@ def ablation(made: Exported) -> Iterator[Setting]:
             ranges, count = ranges_from_batches(made.folded, batches, CalibrationOptions().calibrate)
             methods = methods_from_images(made.folded, ranges, made.calibration[: QuantizeOptions().images])
             tables[equalized] = CalibrationTable(
-                model=made.table.model, images=count, methods=methods, equalization={}, tensors=ranges
+                model=made.table.model,
+                images=count,
+                methods=methods,
+                whole_shortcuts=made.table.whole_shortcuts,
+                equalization={},
+                tensors=ranges,
             )
         return tables[equalized]
 
@@ -191,6 +196,13 @@ def ablation(made: Exported) -> Iterator[Setting]:
         for scheme in reversed(SCHEMES):
             opened = functools.partial(_made_from, made, functools.partial(table, equalized), options, scheme)
             yield Setting(name=f"int8-{scheme} {step}", kind="ablation", open=opened, scheme=scheme)
+    every = functools.partial(_same, dataclasses.replace(made.table, whole_shortcuts=()))
+    yield Setting(
+        name="int8-tensorrt all shortcuts",
+        kind="ablation",
+        open=functools.partial(_made_from, made, every, QuantizeOptions(), "tensorrt"),
+        scheme="tensorrt",
+    )
 
 
 def _same(table: CalibrationTable) -> CalibrationTable:
@@ -253,4 +265,5 @@ def _refuse_dropped(made: Exported, name: str) -> None:
 
 
 def _kept(quantized: Quantized) -> frozenset[str]:
-    return frozenset(item.node for item in (*quantized.placement.kept, *quantized.overflowing))
+    placement = quantized.placement
+    return frozenset((*(item.node for item in (*placement.kept, *quantized.overflowing)), *placement.whole_shortcuts))

@@ -19,13 +19,14 @@ from .host_session import whole_batches
 from .observe import observation_from_graph
 from .options import CalibrationOptions
 from .passes.equalize import equalization_groups, equalize, factors_from_statistics
-from .passes.qdq_placement import SCHEMES
+from .passes.qdq_placement import SCHEMES, residual_adds
 from .passes.to_fp16 import Ranges
 from .progress import Stage, Timings
 from .quantization.calibrate import calibration_tensors, ranges_from_batches
 from .quantization.channels import statistics_from_graph
-from .quantization.choice import methods_from_images
+from .quantization.choice import FIRST, methods_from_images
 from .quantization.images import ImageStream
+from .quantization.shortcuts import shortcuts_from_images
 from .quantization.table import CalibrationTable, TensorRange, bytes_from_table, check_table, table_from_file
 
 FEW_IMAGES: Final = 32
@@ -87,7 +88,8 @@ def _from_table(
     assert options.table is not None
     with timings.stage("calibrate") as stage:
         table = table_from_file(options.table)
-        check_table(table, folded.digest, calibration_tensors(folded))
+        adds = [str(add.name) for add in residual_adds(folded)]
+        check_table(table, folded.digest, calibration_tensors(folded), adds)
         if options.method is not None:
             table = dataclasses.replace(table, methods=dict.fromkeys(SCHEMES, options.method))
         result = equalize(folded, table.equalization)
@@ -119,9 +121,15 @@ def _from_images(
         _warn_of_images(images, count, stage)
         _warn_of_dead([name for name, found in ranges.items() if found.dead], stage)
     methods = _methods(graph, ranges, fitted, options, timings)
-    return CalibrationTable(
-        model=folded.digest, images=count, methods=methods, equalization=factors, tensors=ranges
-    ), graph
+    table = CalibrationTable(
+        model=folded.digest,
+        images=count,
+        methods=methods,
+        whole_shortcuts=_whole_shortcuts(graph, ranges, methods, fitted, options, timings),
+        equalization=factors,
+        tensors=ranges,
+    )
+    return table, graph
 
 
 def _warn_of_images(images: ImageStream, count: int, stage: Stage) -> None:
@@ -149,3 +157,24 @@ def _methods(
         methods = methods_from_images(graph, ranges, fitted, lambda done, total: stage.advance(done, total, "trials"))
         stage.tell(", ".join(f"{methods[scheme]} for int8-{scheme}" for scheme in SCHEMES))
     return methods
+
+
+def _whole_shortcuts(
+    graph: Graph,
+    ranges: dict[str, TensorRange],
+    methods: dict[str, str],
+    fitted: NDArray[np.generic],
+    options: CalibrationOptions,
+    timings: Timings,
+) -> tuple[str, ...]:
+    with timings.stage("shortcuts") as stage:
+        found = shortcuts_from_images(
+            graph,
+            ranges,
+            methods["tensorrt"],
+            whole_batches(graph, fitted, FIRST),
+            options.quantize.whole_shortcuts,
+            lambda done, total: stage.advance(done, total, "shortcuts"),
+        )
+        stage.tell(f"{len(found)} of {len(residual_adds(graph))} stay in FP16 in int8-tensorrt")
+    return found

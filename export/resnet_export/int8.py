@@ -31,6 +31,8 @@ from .speed import slowdown_of_graph, speeds_from_variants
 RANKED_BY: Final = 16
 """How many images the layers are ranked by, where some have to be kept."""
 
+WHOLE: Final = "its shortcut is not quantized: rounding it would cost more than the bytes that it saves are worth"
+
 MOST_KEPT: Final = 0.5
 """The share of the layers that may be kept: a graph with more in higher precision is not INT8."""
 
@@ -226,14 +228,18 @@ def check_request(options: ExportOptions) -> None:
         raise RequestError("--evaluation measures INT8, which is not made here: give --calibration too")
     if options.evaluation.labels is not None and options.evaluation.images is None:
         raise RequestError("--evaluation-labels needs the images that they are of: give --evaluation too")
+    share = options.calibration.quantize.whole_shortcuts
+    if not 0 <= share <= 1:
+        raise RequestError(f"whole_shortcuts is {share:g}, and is a share from 0 to 1")
     if not 0 <= options.evaluation.max_drop <= 100:
         raise RequestError(f"--max-drop is {options.evaluation.max_drop:g}, and lies between 0 and 100 points")
 
 
 def _structural(quantized: Quantized) -> tuple[KeptLayer, ...]:
-    """The layers that cannot be quantized, and what does not fit FP16."""
+    """The layers that cannot be quantized, the Adds with a whole shortcut, and what does not fit FP16."""
     higher = HIGHER[quantized.scheme]
     kept = [KeptLayer(node=item.node, precision=higher, reason=item.reason) for item in quantized.placement.kept]
+    kept += [KeptLayer(node=name, precision=higher, reason=WHOLE) for name in quantized.placement.whole_shortcuts]
     kept += [KeptLayer(node=item.node, precision="fp32", reason=item.reason) for item in quantized.overflowing]
     return tuple(kept)
 

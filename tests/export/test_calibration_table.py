@@ -43,6 +43,7 @@ TABLE = CalibrationTable(
     model=DIGEST,
     images=64,
     methods={"tensorrt": "entropy", "cpu": "minmax"},
+    whole_shortcuts=("layer1.0/Add",),
     equalization={"layer1.0.conv1": (1.0, float32(0.1), 2.0)},
     tensors={"input": SIGNED, "layer1.0.relu/Relu": RELU},
 )
@@ -51,6 +52,7 @@ TEXT = """{
   "model": "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
   "images": 64,
   "methods": {"tensorrt": "entropy", "cpu": "minmax"},
+  "whole_shortcuts": ["layer1.0/Add"],
   "equalization": {
     "layer1.0.conv1": [1.0, 0.1, 2.0]
   },
@@ -110,6 +112,7 @@ TABLES = st.builds(
     model=st.text("0123456789abcdef", min_size=64, max_size=64),
     images=st.integers(1, 2**53 - 1),
     methods=st.fixed_dictionaries(dict.fromkeys(SCHEMES, st.sampled_from(METHODS))),
+    whole_shortcuts=st.lists(NAMES, max_size=3).map(tuple),
     equalization=st.dictionaries(NAMES, st.lists(POSITIVE, min_size=1, max_size=5).map(tuple), max_size=3),
     tensors=st.dictionaries(NAMES, ranges(), max_size=4),
 )
@@ -249,13 +252,13 @@ def test_all_that_is_missing_is_listed_at_once() -> None:
 
 
 def test_a_table_of_this_model_passes() -> None:
-    check_table(TABLE, DIGEST, ["input"])
-    check_table(TABLE, DIGEST, list(TABLE.tensors))
+    check_table(TABLE, DIGEST, ["input"], ["layer1.0/Add", "other"])
+    check_table(TABLE, DIGEST, list(TABLE.tensors), ["layer1.0/Add"])
 
 
 def test_a_table_of_another_model() -> None:
     with pytest.raises(CalibrationError) as caught:
-        check_table(TABLE, "f" * 64, ["input"])
+        check_table(TABLE, "f" * 64, ["input"], ["layer1.0/Add"])
     assert str(caught.value) == (
         "the calibration table belongs to the graph with SHA-256 0123456789ab..., and this model's has "
         "ffffffffffff...: calibrate this model with its images"
@@ -264,6 +267,13 @@ def test_a_table_of_another_model() -> None:
 
 def test_a_table_that_lacks_tensors() -> None:
     with pytest.raises(CalibrationError) as caught:
-        check_table(TABLE, DIGEST, ["a", "input", "b"])
+        check_table(TABLE, DIGEST, ["a", "input", "b"], ["layer1.0/Add"])
     assert "the calibration table lacks 2 tensors of this model, 'a' first: calibrate again" in str(caught.value)
     assert list(caught.value.details) == ["b"]
+
+
+def test_a_table_that_names_a_shortcut_of_another_model() -> None:
+    with pytest.raises(
+        CalibrationError, match=r"leaves the shortcut of 'layer1\.0/Add' unquantized, and this model has"
+    ):
+        check_table(TABLE, DIGEST, ["input"], ["layer1.1/Add"])

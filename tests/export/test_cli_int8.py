@@ -44,7 +44,7 @@ def test_one_command_makes_both_schemes_and_says_what_they_cost(
     assert {"calibration.json", "model.int8-cpu.onnx", "model.int8-tensorrt.onnx"} <= set(names(here / "b"))
     stages = [line[4:].split("  ")[0].strip() for line in result.stderr.splitlines() if line.startswith("  ✓ ")]
     assert stages[stages.index("calibrate") :] == [
-        "calibrate", "clipping",
+        "calibrate", "clipping", "shortcuts",
         "int8-tensorrt", "verify int8-tensorrt", "int8-cpu", "verify int8-cpu", "speed", "publish",
     ]  # fmt: skip
     assert "40 images" in result.stderr

@@ -23,6 +23,7 @@ from resnet_export.options import (
 )
 from resnet_export.passes.insert_qdq import undequantized_layers
 from resnet_export.pipeline import bundle_from_checkpoint
+from resnet_export.quantization.quantize import QuantizeOptions
 from resnet_export.quantization.table import table_from_file
 from resnet_runtime.manifest import Limits
 from tests.export.conftest import TINY_CLASSES, TINY_SHAPE
@@ -64,6 +65,32 @@ def test_both_schemes_ship_with_their_gates(exported) -> None:
         assert variant.gate.emulated == (scheme == "tensorrt")
         assert variant.gate.parity.centred_cosine > 0.99
         assert {layer.node for layer in variant.kept_higher} == CLASSIFIER
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_of_shortcuts_that_is_none_is_refused(tiny_checkpoint, batches, share, tmp_path) -> None:
+    made = options(batches, calibration={"quantize": QuantizeOptions(whole_shortcuts=share)})
+    with pytest.raises(RequestError, match=r"whole_shortcuts is .*, and is a share from 0 to 1"):
+        bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", made)
+
+
+def test_shortcuts_that_stay_whole_are_listed_and_a_table_keeps_them(tiny_checkpoint, batches, exported, tmp_path):
+    quantize = QuantizeOptions(whole_shortcuts=1.0)
+    made = options(batches, calibration={"quantize": quantize})
+    result = bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", made)
+    table = table_from_file(result.path / "calibration.json")
+    adds = set(table.whole_shortcuts)
+    assert adds
+    listed = {variant.id: {layer.node for layer in variant.kept_higher} for variant in result.manifest.variants}
+    assert adds <= listed["int8-tensorrt"]
+    assert not adds & listed["int8-cpu"]
+    usual = (exported.path / "model.int8-tensorrt.onnx").read_bytes()
+    assert (result.path / "model.int8-tensorrt.onnx").read_bytes() != usual
+    again = options(batches, calibration={"table": result.path / "calibration.json"})
+    repeated = bundle_from_checkpoint(tiny_checkpoint, tmp_path / "again", again)
+    assert (repeated.path / "model.int8-tensorrt.onnx").read_bytes() == (
+        result.path / "model.int8-tensorrt.onnx"
+    ).read_bytes()
 
 
 def test_every_convolution_of_the_shipped_files_is_quantized(exported) -> None:

@@ -5,6 +5,7 @@ reads that one pair, so that nothing is requantized. Two schemes:
 
 * ``tensorrt``: symmetric int8 alone. Points on the input of every layer, and on the shortcut of each residual Add:
   the other input is then the convolution's own accumulator, and TensorRT computes Conv + Add + ReLU as one kernel.
+  Of the shortcuts some may be left in higher precision (``quantization/shortcuts.py`` says which).
 * ``cpu``: uint8. What cannot be negative uses all 256 levels above zero, anything else is centred on 128, so that
   every activation has one type, as ONNX Runtime's kernels want it. Points on *both* inputs of each residual Add.
 
@@ -67,12 +68,15 @@ class Placement:
         points: in the graph's order.
         layers: the names of the nodes whose weights are quantized.
         kept: the other convolutions and Gemms, with the reason.
+        whole_shortcuts: the names of the residual Adds whose shortcut is not quantized, though the layer that they go
+            into is.
     """
 
     scheme: str
     points: tuple[Point, ...]
     layers: tuple[str, ...]
     kept: tuple[Skipped, ...]
+    whole_shortcuts: tuple[str, ...] = ()
 
     def text(self) -> str:
         """A line for each point and each layer that is kept, to be read and compared."""
@@ -83,16 +87,20 @@ class Placement:
             readers = ", ".join(f"{node}[{index}]" for node, index in point.readers)
             lines.append(f"{point.tensor}{shared}: {kind} -> {readers}")
         lines += [f"kept: {item.node}: {item.reason}" for item in self.kept]
+        lines += [f"shortcut not quantized: {name}" for name in self.whole_shortcuts]
         return "\n".join(lines) + "\n"
 
 
-def placement_from_graph(graph: Graph, scheme: str, kept: Set[str] = frozenset()) -> Placement:
+def placement_from_graph(
+    graph: Graph, scheme: str, kept: Set[str] = frozenset(), whole_shortcuts: Set[str] = frozenset()
+) -> Placement:
     """Decide.
 
     Args:
         graph: folded, FP32.
         scheme: of ``SCHEMES``.
         kept: names of layers that stay in higher precision.
+        whole_shortcuts: names of residual Adds whose shortcut does; in the scheme ``tensorrt`` alone.
     """
     assert scheme in SCHEMES
     nodes = list(graph.nodes())
@@ -100,10 +108,14 @@ def placement_from_graph(graph: Graph, scheme: str, kept: Set[str] = frozenset()
     readers: dict[ir.Value, list[tuple[ir.Node, int]]] = defaultdict(list)
     for node in layers:
         readers[_input(node, 0)].append((node, 0))
+    whole = []
     for node in residual_adds(graph):
         shortcut = shortcut_of(node)
         if _input(node, 1 - shortcut).producer() not in layers:
             continue  # the convolution that the Add would go into is kept, and the Add with it
+        if scheme == "tensorrt" and str(node.name) in whole_shortcuts:
+            whole.append(str(node.name))
+            continue
         for index in (0, 1) if scheme == "cpu" else (shortcut,):
             readers[_input(node, index)].append((node, index))
     ranged_by = _share_over_pools(nodes, readers)
@@ -119,7 +131,7 @@ def placement_from_graph(graph: Graph, scheme: str, kept: Set[str] = frozenset()
     ]
     first_reader = {str(node.name): position for node, position in order.items()}
     points.sort(key=lambda point: (first_reader[point.readers[0][0]], point.readers[0][1]))
-    return Placement(scheme, tuple(points), tuple(str(node.name) for node in layers), skipped)
+    return Placement(scheme, tuple(points), tuple(str(node.name) for node in layers), skipped, tuple(whole))
 
 
 def residual_adds(graph: Graph) -> tuple[ir.Node, ...]:

@@ -29,10 +29,13 @@ class QuantizeOptions:
     Attributes:
         images: how many of the calibration images weights and biases are fitted to.
         reconstruct: of the weights and biases.
+        whole_shortcuts: the share, 0 to 1, of the values that residual Adds read as their shortcut which may stay
+            unquantized in the scheme ``tensorrt``, where that takes the most noise away.
     """
 
     images: int = 64
     reconstruct: ReconstructOptions = field(default_factory=ReconstructOptions)
+    whole_shortcuts: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Quantized:
         thresholds: by tensor.
         found: the weights of every layer, and the biases that are in the graphs.
         overflowing: the nodes that keep FP32 in an FP16 graph.
+
+    The residual Adds of ``placement.whole_shortcuts`` are never given a quantized shortcut.
     """
 
     scheme: str
@@ -64,13 +69,14 @@ class Quantized:
 
     def graph(self, kept: Set[str] = frozenset()) -> Graph:
         """The INT8 graph in which the layers ``kept`` compute in higher precision."""
-        placement = placement_from_graph(self.exact, self.scheme, kept)
-        return insert_qdq(self.higher, placement, self.thresholds, self.found.weights).graph
+        return insert_qdq(self.higher, self._placement(kept), self.thresholds, self.found.weights).graph
 
     def graph_in_fp32(self, kept: Set[str] = frozenset()) -> Graph:
         """The same with FP32 between the quantized tensors, in either scheme."""
-        placement = placement_from_graph(self.exact, self.scheme, kept)
-        return insert_qdq(self.exact, placement, self.thresholds, self.found.weights).graph
+        return insert_qdq(self.exact, self._placement(kept), self.thresholds, self.found.weights).graph
+
+    def _placement(self, kept: Set[str]) -> Placement:
+        return placement_from_graph(self.exact, self.scheme, kept, frozenset(self.placement.whole_shortcuts))
 
 
 def quantized_from_table(
@@ -96,7 +102,7 @@ def quantized_from_table(
         fp16: of the guard against overflow.
         on_layers: told of how many layers were done, and how many there are.
     """
-    placement = placement_from_graph(graph, scheme)
+    placement = placement_from_graph(graph, scheme, whole_shortcuts=frozenset(table.whole_shortcuts))
     thresholds = thresholds_by_method(table.tensors, placement, table.methods[scheme])
     choice = options.reconstruct
     if inputs is None:

@@ -57,12 +57,14 @@ class CalibrationTable:
         images: how many were looked at.
         equalization: by group of layers, the factor of each channel; empty where nothing was equalized.
         methods: by scheme, the method whose thresholds it takes.
+        whole_shortcuts: the residual Adds whose shortcut is not quantized in the scheme ``tensorrt``.
         tensors: the ranges by tensor, in the graph's order.
     """
 
     model: str
     images: int
     methods: Mapping[str, str]
+    whole_shortcuts: tuple[str, ...] = ()
     equalization: Mapping[str, tuple[float, ...]]
     tensors: Mapping[str, TensorRange]
 
@@ -94,6 +96,7 @@ def bytes_from_table(table: CalibrationTable) -> bytes:
         f'  "model": {_line(table.model)}',
         f'  "images": {_line(table.images)}',
         f'  "methods": {_line({scheme: table.methods[scheme] for scheme in SCHEMES})}',
+        f'  "whole_shortcuts": {_line(list(table.whole_shortcuts))}',
         f'  "equalization": {_block(equalization)}',
         f'  "tensors": {_block(tensors)}',
     )
@@ -145,16 +148,19 @@ def table_from_file(path: str | os.PathLike[str]) -> CalibrationTable:
     return table_from_bytes(data, name=os.fspath(path))
 
 
-def check_table(table: CalibrationTable, graph_digest: str, tensor_names: Collection[str]) -> None:
+def check_table(
+    table: CalibrationTable, graph_digest: str, tensor_names: Collection[str], adds: Collection[str]
+) -> None:
     """Refuse a table of another graph.
 
     Args:
         table: as it was read.
         graph_digest: of the folded FP32 graph.
         tensor_names: whose ranges are needed.
+        adds: the names of the graph's residual Adds.
 
     Raises:
-        CalibrationError: it belongs to another graph, or lacks tensors.
+        CalibrationError: it belongs to another graph, lacks tensors, or names a shortcut that the graph has not got.
     """
     if table.model != graph_digest:
         raise CalibrationError(
@@ -169,6 +175,12 @@ def check_table(table: CalibrationTable, graph_digest: str, tensor_names: Collec
             "calibrate again with this version",
             details=missing[1:],
         )
+    unknown = [name for name in table.whole_shortcuts if name not in adds]
+    if unknown:
+        raise CalibrationError(
+            f"the calibration table leaves the shortcut of {shortened(unknown[0])} unquantized, and this model has no "
+            "residual Add of that name: calibrate again"
+        )
 
 
 def _table(f: Fields, faults: list[str]) -> CalibrationTable:
@@ -177,6 +189,7 @@ def _table(f: Fields, faults: list[str]) -> CalibrationTable:
         model=f.text("model", pattern=_DIGEST),
         images=f.integer("images", 1),
         methods=f.record("methods", _methods),
+        whole_shortcuts=f.texts("whole_shortcuts"),
         equalization={
             name: _factors(value, f"equalization.{name}", faults) for name, value in _members(f, "equalization", faults)
         },
