@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types format bench clean
+.PHONY: help demo test test-slow test-gpu lint types format bench clean
 
 help:  ## What there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
@@ -22,6 +22,9 @@ test: .venv/installed lint types  ## Lint, types and every test that takes secon
 
 test-slow: .venv/installed  ## The tests that take minutes.
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: .venv/installed  ## The tests that need an NVIDIA GPU; without one they fail.
+	$(BIN)/python -m pytest -m gpu --require-gpu
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from hypothesis import settings
+
+from resnet_runtime.backends.tensorrt.cuda import device_info
+from resnet_runtime.errors import UnavailableError
 
 # Derandomized: the same examples in every run, so that a failure is a change and not luck.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -14,6 +19,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-goldens", action="store_true", help="write the golden files anew; review what changed as text"
     )
+    parser.addoption(
+        "--require-gpu",
+        action="store_true",
+        help="a test marked gpu fails where it cannot run, instead of being skipped",
+    )
+
+
+@functools.cache
+def _no_gpu() -> str | None:
+    """Why the tests marked ``gpu`` cannot run here, or None."""
+    try:
+        device_info()
+    except UnavailableError as error:
+        return error.message
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture, which would look for the GPU by itself."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    reason = _no_gpu()
+    if reason is None:
+        return
+    if item.config.getoption("--require-gpu"):
+        pytest.fail(f"a GPU is required: {reason}", pytrace=False)
+    pytest.skip(f"no GPU: {reason}")
 
 
 @pytest.fixture

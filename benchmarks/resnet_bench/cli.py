@@ -15,6 +15,8 @@ import click
 import resnet_export
 from resnet_runtime.errors import DetailedError
 
+from .cli_run import run_command
+
 _JSON = click.option(
     "--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="Keep the raw figures."
 )
@@ -24,6 +26,9 @@ _JSON = click.option(
 @click.version_option(resnet_export.__version__, prog_name="resnet-bench")
 def command() -> None:
     """Measure what resnet-export and resnet-run cost on this machine."""
+
+
+command.add_command(run_command)
 
 
 def main() -> None:
@@ -194,11 +199,11 @@ def _keep_accuracy(path: Path, figures: dict[str, Any]) -> None:
     from .accuracy import SCHEMA
     from .peers import peer_versions
 
-    record = {"schema": SCHEMA, **_record("accuracy", figures)}
+    record = {"schema": SCHEMA, **record_of("accuracy", figures)}
     record["tools"] |= peer_versions()
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        _write(partial, record)
+        write_record(partial, record)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -230,16 +235,18 @@ def _bundle(given: Path | None) -> Iterator[Path]:
 def _keep(path: Path | None, kind: str, figures: Any) -> None:
     """Write a record: the kind, the host, the versions, the raw figures."""
     if path is not None:
-        _write(path, _record(kind, figures))
+        write_record(path, record_of(kind, figures))
 
 
-def _record(kind: str, figures: Any) -> dict[str, Any]:
+def record_of(kind: str, figures: Any) -> dict[str, Any]:
+    """Figures, with the host and the versions that they come from."""
     from resnet_export.report import tool_versions
 
     return {"kind": kind, "host": host(), "tools": tool_versions(), "figures": figures}
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """As JSON."""
     path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

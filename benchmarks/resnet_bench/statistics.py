@@ -83,3 +83,36 @@ def paired_interval(
         means[start : start + at_once] = values[drawn].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class RatioInterval:
+    """The median of ratios, and the bootstrap's interval for it."""
+
+    median: float
+    low: float
+    high: float
+
+
+def ratio_interval(
+    numerator: NDArray[np.floating],
+    denominator: NDArray[np.floating],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> RatioInterval:
+    """The median of the ratios round by round, and the percentile bootstrap's interval for it over the rounds.
+
+    Args:
+        numerator: (rounds,), seconds.
+        denominator: (rounds,), seconds, above 0; of the same rounds.
+        resamples: how many medians are drawn.
+        level: in 0..1.
+        seed: of the draws.
+    """
+    ratios = numerator.astype(np.float64) / denominator.astype(np.float64)
+    drawn = np.random.default_rng(seed).integers(len(ratios), size=(resamples, len(ratios)))
+    medians = np.median(ratios[drawn], axis=1)
+    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
+    return RatioInterval(float(np.median(ratios)), float(low), float(high))

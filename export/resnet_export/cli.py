@@ -27,7 +27,7 @@ _MAX_INTEGER = 2**31 - 1
 
 _EPILOG = (
     "Exit status: 0 done; 1 failed, nothing written; 2 the request or an input file is at fault, nothing written; "
-    "3 written, but a variant that was asked for did not pass its gate and is not in it."
+    "3 written, but a variant that was asked for did not pass its gate, or an engine was not built, and is not in it."
 )
 
 
@@ -48,6 +48,14 @@ def _numbers(kind: Callable[[str], Any], count: int | None, what: str) -> Callab
         return items
 
     return parse
+
+
+def _batches(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[int, int, int], ...]:
+    """Each ``MIN,OPT,MAX``."""
+    parse = _numbers(int, 3, "MIN,OPT,MAX")
+    return tuple(parse(context, parameter, value) for value in values)
 
 
 def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | bool | None:
@@ -111,7 +119,14 @@ class _Command(click.Command):
 )
 @click.option("--weights", metavar="KEY", help="Which state_dict of a training checkpoint, such as ema.")
 @click.option("--input-shape", metavar="C,H,W", callback=_numbers(int, 3, "C,H,W"), help="What the model takes.")
-@click.option("--batch", metavar="MIN,OPT,MAX", callback=_numbers(int, 3, "MIN,OPT,MAX"), help="Batch sizes [1,8,32].")
+@click.option(
+    "--batch",
+    "batches",
+    metavar="MIN,OPT,MAX",
+    multiple=True,
+    callback=_batches,
+    help="Batch sizes; repeat for engines that are tuned for several ranges [1,8,32].",
+)
 @click.option(
     "--precision",
     "variants",
@@ -189,9 +204,16 @@ class _Command(click.Command):
 @click.option(
     "--engine",
     type=click.Choice(["none", "auto", "tensorrt", "tensorrt-rtx"]),
-    default="none",
+    default="auto",
     show_default=True,
-    help="Add engines to the bundle that MODEL is.",
+    help="What builds engines; auto: TensorRT for the GPU that is here, else TensorRT-RTX, which needs none.",
+)
+@click.option(
+    "--engine-precision",
+    "engine_precisions",
+    multiple=True,
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="What to build engines of; may be repeated [fp16; and int8 with TensorRT].",
 )
 @click.option(
     "--engine-capability",
@@ -214,7 +236,7 @@ def command(context: click.Context, /, **arguments: Any) -> None:
     """Export the trained ResNet in MODEL to a verified bundle.
 
     MODEL is a state_dict, a training checkpoint that holds one (.pt, .pth, .safetensors), or, with --trust, a pickled
-    module, a TorchScript file or a .pt2 program. Or it is a bundle, to which --engine adds engines.
+    module, a TorchScript file or a .pt2 program. Or it is a bundle that stands, to which engines are added.
     """
     sys.exit(_run(context, arguments))
 
@@ -245,14 +267,13 @@ def _run(context: click.Context, arguments: dict[str, Any]) -> int:
 
     as_json = arguments["as_json"]
     try:
-        from .cli_engines import is_bundle, refuse_engine_options, run_on_bundle
+        from .cli_engines import is_bundle, run_on_bundle
         from .console import Console
 
         console = Console(quiet=arguments["quiet"], as_json=as_json)
         checkpoint: Path = arguments["checkpoint"]
         if is_bundle(checkpoint):
             return run_on_bundle(context, console)
-        refuse_engine_options(context)
         from .pipeline import bundle_from_checkpoint
 
         destination = arguments["output"] or Path(f"{checkpoint.stem or 'model'}.bundle")
@@ -266,7 +287,12 @@ def _run(context: click.Context, arguments: dict[str, Any]) -> int:
         return _fail(ResnetExportError(text), as_json)
     except OSError as error:
         return _fail(WriteError(f"the system refused something while the model was exported: {error}"), as_json)
-    status = EXIT_VARIANT_DROPPED if result.dropped else 0
+    asked = arguments["engine"] not in ("auto", "none") or arguments["engine_precisions"]
+    status = (
+        EXIT_VARIANT_DROPPED
+        if result.dropped or (asked and result.engines is not None and result.engines.missing)
+        else 0
+    )
     try:
         console.finish(result, status)
         sys.stdout.flush()
@@ -302,8 +328,9 @@ def _missing(error: ImportError) -> ResnetExportError:
 def _options(arguments: dict[str, Any]) -> Any:
     import dataclasses
 
-    from resnet_runtime.manifest import Batch, Resize
+    from resnet_runtime.manifest import Resize
 
+    from .cli_engines import batch_from_arguments, engines_from_arguments
     from .errors import RequestError
     from .options import (
         DEFAULT_LIMITS,
@@ -323,7 +350,6 @@ def _options(arguments: dict[str, Any]) -> Any:
         resize = Resize(mode=mode, size=resize, interpolation=interpolation, antialias=True)
     if isinstance(crop, tuple):
         crop = crop if len(crop) == 2 else crop * 2
-    smallest, optimal, largest = arguments["batch"] or (1, 8, 32)
     limits = {name: dataclasses.replace(DEFAULT_LIMITS[name], **arguments["gates"].get(name, {})) for name in VARIANTS}
     calibration = CalibrationOptions(
         images=arguments["calibration"],
@@ -360,7 +386,8 @@ def _options(arguments: dict[str, Any]) -> Any:
         ),
         variants=chosen,
         limits=limits,
-        batch=Batch(smallest=smallest, optimal=optimal, largest=largest),
+        batch=batch_from_arguments(arguments),
         labels=arguments["labels"],
         force=arguments["force"],
+        engines=engines_from_arguments(arguments),
     )

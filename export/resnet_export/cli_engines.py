@@ -1,4 +1,4 @@
-"""``resnet-export BUNDLE --engine ...``: engines for a bundle that stands."""
+"""What the command line says of engines, and ``resnet-export BUNDLE``: engines for a bundle that stands."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
+    from resnet_runtime.manifest import Batch
+
     from .console import Console
     from .engine_stages import EnginesOptions
 
 OPTIONS = (
     "engine",
+    "engine_precisions",
     "engine_capabilities",
     "engine_level",
     "engine_workspace",
@@ -22,8 +25,9 @@ OPTIONS = (
 )
 """What says how engines are built."""
 
-_FOR_A_BUNDLE = (*OPTIONS, "checkpoint", "variants", "batch", "as_json", "quiet")
+_FOR_A_BUNDLE = (*OPTIONS, "checkpoint", "batches", "as_json", "quiet")
 _VARIANT = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-tensorrt"}
+_DEFAULT_BATCH = (1, 8, 32)
 
 
 def is_bundle(path: Path) -> bool:
@@ -50,60 +54,56 @@ def run_on_bundle(context: click.Context, console: Console) -> int:
                 f"{parameter.opts[-1]} belongs to the export of a checkpoint, and {arguments['checkpoint']} is a "
                 "bundle: leave it out"
             )
-    if arguments["engine"] == "none":
+    if context.get_parameter_source("engine") is ParameterSource.DEFAULT or arguments["engine"] == "none":
         raise RequestError(
             f"{arguments['checkpoint']} is a bundle already, to which engines can be added: "
             "say which with --engine tensorrt or --engine tensorrt-rtx"
         )
-    result = engines_into_bundle(arguments["checkpoint"], options_from_arguments(arguments), console)
+    options = engines_from_arguments(arguments)
+    assert options is not None
+    result = engines_into_bundle(arguments["checkpoint"], options, console)
     console.finish_engines(result)
     return 0
 
 
-def refuse_engine_options(context: click.Context) -> None:
-    """A checkpoint becomes a bundle first.
+def batch_from_arguments(arguments: dict[str, Any]) -> Batch:
+    """What the bundle takes: from the smallest to the largest of all, and the first one's best size.
 
     Raises:
-        RequestError: an option of ``OPTIONS`` was given.
+        RequestError: one of them does not go up.
     """
-    from .errors import RequestError
+    from resnet_runtime.manifest import Batch
 
-    for parameter in context.command.params:
-        given = context.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
-        if parameter.name in OPTIONS and given and context.params["engine"] != "none":
-            raise RequestError(
-                f"{parameter.opts[-1]} adds engines to a bundle: export the checkpoint first, then give the bundle"
-            )
+    found = _profiles(arguments)
+    if not found:
+        smallest, optimal, largest = _DEFAULT_BATCH
+        return Batch(smallest=smallest, optimal=optimal, largest=largest)
+    return Batch(
+        smallest=min(batch.smallest for batch in found),
+        optimal=found[0].optimal,
+        largest=max(batch.largest for batch in found),
+    )
 
 
-def options_from_arguments(arguments: dict[str, Any]) -> EnginesOptions:
-    """What the command line says of engines.
+def engines_from_arguments(arguments: dict[str, Any]) -> EnginesOptions | None:
+    """What is to be built; None where nothing is.
 
     Raises:
         RequestError: it makes no sense.
     """
-    from resnet_runtime.manifest import Batch
-
     from .engine import EngineOptions
     from .engine_stages import EnginesOptions
     from .errors import RequestError
 
-    unknown = [name for name in arguments["variants"] if name not in _VARIANT]
-    if unknown:
-        raise RequestError(f"--precision {unknown[0]} has no engine: TensorRT computes {', '.join(_VARIANT)}")
-    profiles: tuple[Batch, ...] = ()
-    if arguments["batch"] is not None:
-        smallest, optimal, largest = arguments["batch"]
-        if not 1 <= smallest <= optimal <= largest:
-            raise RequestError(
-                f"--batch is {smallest},{optimal},{largest}, and goes up from MIN over OPT to MAX, from 1"
-            )
-        profiles = (Batch(smallest=smallest, optimal=optimal, largest=largest),)
+    if arguments["engine"] == "none":
+        if arguments["engine_precisions"]:
+            raise RequestError("--engine-precision asks for engines, and --engine none for none: leave one of them out")
+        return None
     workspace = arguments["engine_workspace"]
     return EnginesOptions(
         library=arguments["engine"],
-        variants=tuple(_VARIANT[name] for name in arguments["variants"]) or None,
-        profiles=profiles,
+        variants=tuple(_VARIANT[name] for name in dict.fromkeys(arguments["engine_precisions"])) or None,
+        profiles=_profiles(arguments),
         build=EngineOptions(
             capabilities=arguments["engine_capabilities"],
             level=arguments["engine_level"],
@@ -111,4 +111,20 @@ def options_from_arguments(arguments: dict[str, Any]) -> EnginesOptions:
             version_compatible=arguments["version_compatible"],
             hardware_compatible=arguments["hardware_compatible"],
         ),
+    )
+
+
+def _profiles(arguments: dict[str, Any]) -> tuple[Batch, ...]:
+    from resnet_runtime.manifest import Batch
+
+    from .errors import RequestError
+
+    for smallest, optimal, largest in arguments["batches"]:
+        if not 1 <= smallest <= optimal <= largest:
+            raise RequestError(
+                f"--batch is {smallest},{optimal},{largest}, and goes up from MIN over OPT to MAX, from 1"
+            )
+    return tuple(
+        Batch(smallest=smallest, optimal=optimal, largest=largest)
+        for smallest, optimal, largest in arguments["batches"]
     )

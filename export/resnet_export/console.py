@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import rich.box
 import rich.console
@@ -22,6 +22,8 @@ from resnet_runtime.cli_tables import printable, unicode_name
 from .progress import Stage
 
 if TYPE_CHECKING:
+    from resnet_runtime.manifest import Engine
+
     from .engine_stages import EnginesResult
     from .pipeline import ExportResult
     from .report import Verdict
@@ -66,7 +68,9 @@ class Console:
             from .report import json_from_report
 
             bundle = unicode_name(str(result.path))
-            self._print_json({"bundle": bundle, "status": status, "report": json_from_report(result.report)})
+            engines = None if result.engines is None else _json_of_engines(result.engines)
+            report = json_from_report(result.report)
+            self._print_json({"bundle": bundle, "status": status, "report": report, "engines": engines})
         if self._quiet:
             return
         self._print_assumptions(result)
@@ -86,22 +90,37 @@ class Console:
                 f"[dim]Errors are of the spread, beside what is allowed. * {names}: this CPU has no such arithmetic, "
                 f"so the gate was passed in emulation; resnet-run --check repeats it where there is.[/]"
             )
+        if result.engines is not None:
+            self._print_engines(result.engines)
         path = rich.markup.escape(shlex.quote(printable(unicode_name(str(result.path)))))
         self._output.print(f"\nThe bundle is {path}. Next:\n  resnet-run {path} IMAGE.jpg")
 
     def finish_engines(self, result: EnginesResult) -> None:
         """What was built and where it runs, or the JSON object."""
         if self._as_json:
-            engines = [dataclasses.asdict(engine) for engine in result.engines]
-            self._print_json({"bundle": unicode_name(str(result.path)), "status": 0, "engines": engines})
-        if self._quiet:
+            bundle = unicode_name(str(result.path))
+            self._print_json({"bundle": bundle, "status": 0, "engines": _json_of_engines(result)})
+        if not self._quiet:
+            self._print_engines(result)
+
+    def _print_engines(self, result: EnginesResult) -> None:
+        """A row an engine: where it runs, and whether it has been seen to."""
+        for reason in result.missing.values():
+            self._output.print(f"No engine: {rich.markup.escape(reason)}")
+        if not result.engines:
             return
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+        for title in ("engine", "MB", "batch", "runs on", "verified on"):
+            table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=True)
         for engine in result.engines:
-            where = ", ".join(engine.compute_capabilities) or engine.gpu or "this kind of GPU"
-            self._output.print(
-                f"{engine.id}: {engine.file.size / 1e6:.1f} MB, for compute capability {where}; "
-                + ("not verified on a GPU yet" if engine.verified_on is None else f"verified on {engine.verified_on}")
-            )
+            profiles = "; ".join(f"{item.smallest}-{item.largest}" for item in engine.profiles)
+            lines = _runs_on(engine)
+            seen = engine.verified_on or "no GPU yet"
+            table.add_row(engine.id, f"{engine.file.size / 1e6:.1f}", profiles, lines[0], seen)
+            for line in lines[1:]:
+                table.add_row("", "", "", line, "")
+        table.width = self._output.measure(table, options=self._output.options.update(width=1000)).maximum
+        self._output.print("", table, sep="\n")
 
     def _print_assumptions(self, result: ExportResult) -> None:
         assumptions = result.manifest.model.assumptions
@@ -191,6 +210,40 @@ def _about_int8(verdict: Verdict) -> list[str]:
         time = "time not measured" if cost.slowdown is None else f"{cost.slowdown - 1:+.1%} time"
         lines.append(f"  kept higher: {cost.node}, noise {cost.noise:.2g} if quantized alone, {time}")
     return lines
+
+
+_GPUS: Final = {
+    "7.5": "T4, RTX 20",
+    "8.0": "A100, A30",
+    "8.6": "RTX 30, A10, A40",
+    "8.9": "RTX 40, L4, L40S",
+    "9.0": "H100, H200",
+    "10.0": "B200",
+    "12.0": "RTX 50, RTX PRO",
+    "12.1": "GB10",
+}
+"""The best known GPUs of a compute capability: https://developer.nvidia.com/cuda-gpus"""
+
+
+def _runs_on(engine: Engine) -> list[str]:
+    """Which GPUs and library, a line each."""
+    library = f"{engine.builder} {engine.builder_version}" + (
+        " and newer" if "+versions" in engine.compatibility else ""
+    )
+    if engine.compatibility.startswith("ampere_plus"):
+        return [f"GPUs from Ampere on, {library}"]
+    if engine.gpu is not None:
+        return [f"{engine.gpu}, {library}"]
+    known = [f"{item} ({_GPUS[item]})" if item in _GPUS else item for item in engine.compute_capabilities]
+    return [f"{library}, compute capability", *known]
+
+
+def _json_of_engines(result: EnginesResult) -> dict[str, object]:
+    return {
+        "built": [dataclasses.asdict(engine) for engine in result.engines],
+        "missing": list(result.missing.values()),
+        "warnings": list(result.warnings),
+    }
 
 
 def _against(value: float, allowed: float | None) -> str:

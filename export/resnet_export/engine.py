@@ -11,12 +11,15 @@ import functools
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from resnet_runtime.backends.tensorrt.cuda import DeviceInfo
 from resnet_runtime.backends.tensorrt.library import Library
 from resnet_runtime.manifest import Batch
 
 from .errors import EngineError
+from .timing_cache import timing_cache
 
 Told = Callable[[int, int, str], None]
 """Steps done, steps in all, and the phase."""
@@ -69,13 +72,18 @@ class BuiltEngine:
 
     Attributes:
         data: what ``Runtime.deserialize_cuda_engine`` takes.
-        convolutions: how many the parsed network had.
-        messages: the library's own warnings.
+        nodes: names of the parsed network's convolutions.
+        messages: warnings: of the timing cache, and the library's own.
     """
 
     data: bytes
-    convolutions: int
+    nodes: tuple[str, ...]
     messages: tuple[str, ...] = field(default=())
+
+    @property
+    def convolutions(self) -> int:
+        """How many the parsed network had."""
+        return len(self.nodes)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,8 @@ def engine_from_request(
     options: EngineOptions,
     told: Told | None = None,
     stop: threading.Event | None = None,
+    device: DeviceInfo | None = None,
+    timings: Path | None = None,
 ) -> BuiltEngine:
     """Parse, compare with what is promised, and build.
 
@@ -116,6 +126,8 @@ def engine_from_request(
         options: how.
         told: of how far the build is; what it raises stops the build.
         stop: set from another thread, it stops the build.
+        device: that TensorRT builds on, so that what it measures there is kept for the next build; None: it is not.
+        timings: folder to keep that in; the user's cache folder if not given.
 
     Raises:
         EngineError: the parser refused the file, a convolution is not what the variant promises, or the build failed
@@ -135,7 +147,9 @@ def engine_from_request(
     raised: list[BaseException] = []
     monitor = _monitor_class(module)(told or (lambda done, total, phase: None), stop or threading.Event(), raised)
     config.progress_monitor = monitor
-    data = builder.build_serialized_network(network, config)
+    notes = list[str]()
+    with timing_cache(library, config, device, notes.append, timings):
+        data = builder.build_serialized_network(network, config)
     if raised:
         raise raised[0]
     if stop is not None and stop.is_set():
@@ -145,7 +159,7 @@ def engine_from_request(
             f"{library.name} {library.version} could not build {request.name}: {_last_error(messages)}",
             details=_errors(messages),
         )
-    return BuiltEngine(bytes(data), len(convolutions), tuple(dict.fromkeys(messages)))
+    return BuiltEngine(bytes(data), tuple(item.name for item in convolutions), tuple(dict.fromkeys(notes + messages)))
 
 
 def parsed_convolutions(network: Any, module: Any) -> tuple[ParsedConvolution, ...]:
@@ -226,6 +240,7 @@ def _compare(request: EngineRequest, convolutions: Iterable[ParsedConvolution]) 
 
 def _configure(config: Any, request: EngineRequest, options: EngineOptions, library: Library, builder: Any) -> None:
     module = library.module
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # else the engine inspector tells names alone
     if options.capabilities:
         library.set_capabilities(config, options.capabilities)
     if options.level is not None:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from resnet_runtime.backends.tensorrt.library import Library, library_named
+from resnet_runtime.backends.tensorrt.cuda import DeviceInfo
+from resnet_runtime.backends.tensorrt.library import Library
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.engine_fit import AMPERE_PLUS, DEVICE, PORTABLE, VERSIONS
 from resnet_runtime.errors import UnavailableError
 from resnet_runtime.manifest import Batch, Engine, FileRecord, Manifest, Variant
 
 from .engine import EngineOptions, EngineRequest, engine_from_request
+from .engine_gate import verified_engine
+from .engine_host import EngineHost, ThisHost, system
 from .engine_writer import add_engine
-from .errors import RequestError
+from .errors import EngineError, RequestError
 from .progress import Progress, Stage, Timings
 
 AUTO: Final = "auto"
@@ -35,7 +37,7 @@ class EnginesOptions:
     """Which engines are built.
 
     Attributes:
-        library: of ``library.LIBRARIES``; ``AUTO``: TensorRT-RTX, which builds on any host, else TensorRT.
+        library: of ``library.LIBRARIES``; ``AUTO``: TensorRT where there is a GPU, else TensorRT-RTX, which needs none.
         variants: ids; None: fp16, and for TensorRT int8-tensorrt too. TensorRT-RTX's documentation promises INT8 for
             products of matrices alone, so that its INT8 engines have to be asked for.
         profiles: batch sizes, one optimization profile each; none: the bundle's own.
@@ -56,72 +58,116 @@ class EnginesResult:
         path: of the bundle.
         manifest: its new one.
         engines: those that were built now.
+        missing: by variant, or ``""`` for all, why there is no engine.
         warnings: what the library had to say.
     """
 
     path: Path
     manifest: Manifest
     engines: tuple[Engine, ...]
+    missing: dict[str, str]
     warnings: tuple[str, ...]
 
 
 def engines_into_bundle(
-    path: str | os.PathLike[str], options: EnginesOptions, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    options: EnginesOptions,
+    progress: Progress | None = None,
+    host: EngineHost | None = None,
 ) -> EnginesResult:
     """Build engines of a bundle's variants and add them, one after the other; each stays, whatever comes of the next.
+
+    Where the host has the device that an engine is for, the engine is run by the runtime on check.npz and held to its
+    variant's gate before it is added.
 
     Args:
         path: of the bundle.
         options: which.
         progress: told of each stage.
+        host: this one, if not given.
 
     Raises:
         BundleError: it is no intact bundle.
         RequestError: it has not got such a variant, or the options are at fault.
         UnavailableError: the library is not here, or cannot build here.
-        EngineError: an engine was not built, or would not compute what the variant promises.
+        EngineError: an engine was not built, or does not compute what the variant promises.
         WriteError: the disk failed.
     """
+    host = host or ThisHost()
     timings = Timings(progress)
     bundle = Bundle.open(path)
-    library = builder_library(options.library)
+    library, device = builder_library(options.library, host), host.device()
     wanted = _variants(bundle.manifest, library, options)
     manifest, added = bundle.manifest, []
     for variant in wanted:
         with timings.stage(f"engine {variant.id}") as stage:
             request = _request(bundle, variant, options)
-            steps = functools.partial(_advance, stage)
-            built = _in_a_thread(functools.partial(engine_from_request, request, library, options.build, steps))
-            engine = _record(variant, request, library, options)
-            manifest = add_engine(bundle.path, engine, built.data, variant.file)
+            engine, data = _built(bundle, variant, request, library, device, options, host, stage)
+            manifest = add_engine(bundle.path, engine, data, variant.file)
             added.append(next(item for item in manifest.engines if item.id == engine.id))
-            where = ", ".join(engine.compute_capabilities) or engine.gpu or "this device"
-            stage.tell(f"{len(built.data) / 1e6:.1f} MB, {built.convolutions} convolutions in {variant.precision}")
-            stage.tell(
-                f"for compute capability {where}, by {library.name} {library.version}; not verified on a GPU yet"
-            )
-    return EnginesResult(bundle.path, manifest, tuple(added), tuple(timings.warnings))
+    return EnginesResult(bundle.path, manifest, tuple(added), {}, tuple(timings.warnings))
 
 
-def _advance(stage: Stage, done: int, total: int, phase: str) -> None:
-    del phase
-    stage.advance(done, total, "steps")
+def engines_after_export(
+    path: Path, options: EnginesOptions, progress: Progress | None = None, host: EngineHost | None = None
+) -> EnginesResult:
+    """As ``engines_into_bundle``, for the bundle that was exported just now: it is there, whatever fails here.
+
+    With ``AUTO`` a host that cannot build engines, and a bundle that has no variant for them, are nothing to complain
+    about. Where a library was named, ``check_engines`` has been asked before the export.
+
+    Raises:
+        WriteError, DestinationError: the disk failed, or the bundle was replaced meanwhile.
+    """
+    timings = Timings(progress)
+    bundle = Bundle.open(path)
+    try:
+        if options.library == AUTO and options.variants is None and bundle.manifest.variant("fp16") is None:
+            return EnginesResult(path, bundle.manifest, (), {"": "the bundle has no fp16 variant to build one of"}, ())
+        return engines_into_bundle(path, options, progress, host)
+    except (UnavailableError, EngineError, RequestError) as error:
+        with timings.stage("engines") as stage:
+            text = "; ".join((error.message, *error.details[:3]))
+            if options.library == AUTO and isinstance(error, UnavailableError):
+                stage.tell(f"none: {text}")
+            else:
+                stage.warn(f"an engine was not built: {text}")
+        manifest = Bundle.open(path).manifest
+        return EnginesResult(path, manifest, manifest.engines, {"": text}, tuple(timings.warnings))
 
 
-def builder_library(name: str) -> Library:
+def check_engines(options: EnginesOptions, host: EngineHost | None = None) -> None:
+    """Say before an export what would fail after it.
+
+    Raises:
+        UnavailableError: the library that was named is not here, or does not know a compute capability.
+    """
+    if options.library == AUTO and not options.build.capabilities:
+        return
+    library = builder_library(options.library, host or ThisHost())
+    if options.build.capabilities:
+        library.check_capabilities(options.build.capabilities)
+
+
+def builder_library(name: str, host: EngineHost) -> Library:
     """The library to build with.
 
     Raises:
         UnavailableError: it is not here, or, for ``AUTO``, none is.
     """
     if name != AUTO:
-        return library_named(name)
+        return host.library(name)
     reasons = []
-    for candidate in ("tensorrt-rtx", "tensorrt"):
+    for candidate in ("tensorrt-rtx",) if host.device() is None else ("tensorrt", "tensorrt-rtx"):
         try:
-            return library_named(candidate)
+            return host.library(candidate)
         except UnavailableError as error:
             reasons.append(error.message)
+    if host.device() is None:
+        raise UnavailableError(
+            "TensorRT-RTX, which builds engines without a GPU, cannot be used here: pip install tensorrt-rtx-cu13",
+            details=reasons,
+        )
     raise UnavailableError("no TensorRT is installed that could build engines", details=reasons)
 
 
@@ -152,17 +198,51 @@ def _request(bundle: Bundle, variant: Variant, options: EnginesOptions) -> Engin
     )
 
 
-def _record(variant: Variant, request: EngineRequest, library: Library, options: EnginesOptions) -> Engine:
+def _built(
+    bundle: Bundle,
+    variant: Variant,
+    request: EngineRequest,
+    library: Library,
+    device: DeviceInfo | None,
+    options: EnginesOptions,
+    host: EngineHost,
+    stage: Stage,
+) -> tuple[Engine, bytes]:
+    """Build, and verify where the device is here; the record lacks its file, which is filled in when it is written."""
+    steps = functools.partial(_advance, stage)
+    built = _in_a_thread(functools.partial(engine_from_request, request, library, options.build, steps))
+    for message in built.messages:
+        stage.warn(message)
+    engine = _record(variant, request, library, device, options)
+    stage.tell(f"{len(built.data) / 1e6:.1f} MB, {built.convolutions} convolutions in {variant.precision}")
+    engine = verified_engine(bundle, engine, variant, built.data, library, device, host, stage)
+    where = engine.gpu or f"compute capability {', '.join(engine.compute_capabilities)}"
+    seen = "not verified on a GPU yet" if engine.verified_on is None else f"verified on {engine.verified_on}"
+    stage.tell(f"for {where}, by {library.name} {library.version}; {seen}")
+    return engine, built.data
+
+
+def _advance(stage: Stage, done: int, total: int, phase: str) -> None:
+    del phase
+    stage.advance(done, total, "steps")
+
+
+def _record(
+    variant: Variant, request: EngineRequest, library: Library, device: DeviceInfo | None, options: EnginesOptions
+) -> Engine:
     build = options.build
+    capabilities = build.capabilities or library.default_capabilities
+    if not library.portable and device is not None:
+        capabilities = (device.capability,)
     return Engine(
         id=f"{variant.id}-{library.name}-{library.version}",
         variant=variant.id,
-        file=FileRecord(path="unwritten", sha256="0" * 64, size=0),  # filled in when it is written
+        file=FileRecord(path="unwritten", sha256="0" * 64, size=0),
         builder=library.name,
         builder_version=library.version,
-        platform=f"{platform.system().lower()}-{platform.machine().lower()}",
-        gpu=None,
-        compute_capabilities=build.capabilities or library.default_capabilities,
+        platform=system(),
+        gpu=None if library.portable or device is None else device.name,
+        compute_capabilities=capabilities,
         compatibility=(PORTABLE if library.portable else AMPERE_PLUS if build.hardware_compatible else DEVICE)
         + (VERSIONS if build.version_compatible else ""),
         profiles=request.profiles,

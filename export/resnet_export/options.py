@@ -9,6 +9,7 @@ from typing import Final
 
 from resnet_runtime.manifest import Batch, Limits, Resize
 
+from .engine_stages import EnginesOptions
 from .passes.to_fp16 import Fp16Options
 from .quantization.calibrate import CalibrateOptions
 from .quantization.images import ImageSource
@@ -130,6 +131,7 @@ class ExportOptions:
         batch: sizes of the batch axis.
         labels: a text file, one class a line.
         force: whether a bundle at the destination is replaced.
+        engines: which engines are built into the bundle; None: none.
         check_samples: how many inputs ``check.npz`` holds; None: 8 made ones, or 32 of the calibration images.
     """
 
@@ -143,6 +145,7 @@ class ExportOptions:
     batch: Batch = field(default_factory=lambda: Batch(smallest=1, optimal=8, largest=32))
     labels: Path | None = None
     force: bool = False
+    engines: EnginesOptions | None = field(default_factory=EnginesOptions)
     check_samples: int | None = None
 
     @property

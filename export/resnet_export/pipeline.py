@@ -29,6 +29,7 @@ from .eager import (
     EagerAnswers,
 )
 from .eager_stages import ask_eager, calibration_images, compare_with_reference, evaluate_eager
+from .engine_stages import EnginesResult, check_engines, engines_after_export
 from .errors import RequestError, VerificationError
 from .graph import Graph
 from .labels import check_labels
@@ -50,11 +51,13 @@ class ExportResult:
         path: of the bundle.
         manifest: that it holds.
         report: what ``report.json`` holds.
+        engines: what was built after the bundle stood, and what was not; None where nothing was to be.
     """
 
     path: Path
     manifest: Manifest
     report: ExportReport
+    engines: EnginesResult | None = None
 
     @property
     def dropped(self) -> Mapping[str, tuple[str, ...]]:
@@ -68,7 +71,7 @@ def bundle_from_checkpoint(
     options: ExportOptions | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Export: read, compare with the reference, ask eager, trace, fold, stage, verify, quantize, publish.
+    """Export: read, compare with the reference, ask eager, trace, fold, stage, verify, quantize, publish, add engines.
 
     Args:
         checkpoint: a file that ``checkpoint_from_file`` reads.
@@ -78,7 +81,9 @@ def bundle_from_checkpoint(
 
     Raises:
         RequestError: the request or an input file is at fault.
-        ResnetExportError: the export failed. Either way nothing is at the destination that was not there before.
+        UnavailableError: the library that engines are to be built with is not here.
+        ResnetExportError: the export failed. In each case nothing is at the destination that was not there before;
+            an engine that fails leaves the bundle without it, see ``ExportResult.engines``.
     """
     options = options or ExportOptions()
     timings = Timings(progress)
@@ -113,7 +118,10 @@ def bundle_from_checkpoint(
             seconds=timings.seconds,
         )
         manifest = _publish(staged, report, verdicts, timings)
-    return ExportResult(path=Path(destination), manifest=manifest, report=report)
+    if options.engines is None:
+        return ExportResult(path=Path(destination), manifest=manifest, report=report)
+    engines = engines_after_export(Path(destination), options.engines, progress)
+    return ExportResult(path=Path(destination), manifest=engines.manifest, report=report, engines=engines)
 
 
 def _check_request(options: ExportOptions) -> None:
@@ -129,6 +137,13 @@ def _check_request(options: ExportOptions) -> None:
     if options.check_samples is not None and options.check_samples < 2:
         raise RequestError(f"{options.check_samples} check samples say nothing of how the answers vary: take 2 or more")
     int8.check_request(options)
+    if options.engines is not None:
+        lacking = [name for name in options.engines.variants or () if name.partition("-")[0] not in options.wanted]
+        if lacking:
+            raise RequestError(
+                f"an engine of {lacking[0]} needs that variant, and the export makes {', '.join(options.wanted)}"
+            )
+        check_engines(options.engines)
 
 
 def _trace(subject: Subject, names: Sequence[str], timings: Timings) -> Traced:

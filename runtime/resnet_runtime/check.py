@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .backends import host_facts
-from .backends.base import BackendFacts, misfit
+from .backends import EngineOpener, host_facts, open_engine
+from .backends.base import Backend, BackendFacts, misfit, signature_from_manifest
 from .bundle import Bundle, CheckData
 from .errors import BackendError, CheckError, UnavailableError
-from .manifest import Accuracy, Limits, Parity, Speed, Variant
+from .manifest import Accuracy, Engine, Limits, Parity, Speed, Variant
 from .parity import faults, parity, tie_of
-from .selection import Choice
+from .selection import Choice, engines_for
 from .session import Session, backend_from_variant
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariantCheck:
-    """What one variant did on one backend.
+    """What one variant, or one engine of it, did on one backend.
 
     Attributes:
         backend: None where no backend could be tried.
@@ -27,6 +29,7 @@ class VariantCheck:
         unavailable: why this host cannot run it, or None.
         accuracy: as the manifest records it: evaluated where the variant was exported; None where it was not.
         speeds: as the manifest records them: measured where the variant was exported.
+        engine: the id of the engine that ran; None where the variant's ONNX file did, or nothing.
     """
 
     variant: str
@@ -39,6 +42,13 @@ class VariantCheck:
     unavailable: str | None
     accuracy: Accuracy | None = None
     speeds: tuple[Speed, ...] = ()
+    engine: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What ran, and on what."""
+        where = self.variant if self.backend is None else f"{self.variant} on {self.backend}"
+        return where if self.engine is None else f"{where} (engine {self.engine})"
 
     @property
     def passed(self) -> bool:
@@ -46,8 +56,22 @@ class VariantCheck:
         return self.parity is not None and not self.faults
 
 
-def check_bundle(path: str | os.PathLike[str], *, backend: str = "auto") -> tuple[VariantCheck, ...]:
+def check_bundle(
+    path: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    host: Sequence[BackendFacts] | None = None,
+    opener: EngineOpener = open_engine,
+) -> tuple[VariantCheck, ...]:
     """Every variant on every backend of this host (or on the one named), against eager's answers.
+
+    On a backend that runs engines it is every engine of the variant that was built for such a host.
+
+    Args:
+        path: the bundle's directory.
+        backend: a name, or auto.
+        host: the facts of the backends to check with; None: of those that are here.
+        opener: what loads an engine.
 
     Raises:
         BundleError: the directory is not an intact bundle.
@@ -56,13 +80,19 @@ def check_bundle(path: str | os.PathLike[str], *, backend: str = "auto") -> tupl
     """
     bundle = Bundle.open(path)
     data = bundle.check_data()
-    host = host_facts(backend)
+    if host is None:
+        host = host_facts(backend)
     usable = [facts for facts in host if facts.missing is None]
     if not usable:
         raise UnavailableError(
             "no backend is installed here to check the bundle with", details=[str(facts.missing) for facts in host]
         )
-    return tuple(_checked(bundle, data, variant, facts) for variant in bundle.manifest.variants for facts in usable)
+    return tuple(
+        check
+        for variant in bundle.manifest.variants
+        for facts in usable
+        for check in _checks(bundle, data, variant, facts, opener)
+    )
 
 
 def check_variant(bundle: Bundle, data: CheckData, variant: Variant, backend: str) -> tuple[Parity, str]:
@@ -75,16 +105,33 @@ def check_variant(bundle: Bundle, data: CheckData, variant: Variant, backend: st
         UnavailableError: the backend does not compute that precision on this host, or another Q/DQ scheme.
         BackendError: it failed.
     """
-    model = backend_from_variant(bundle, variant, backend)
     choice = Choice(backend, variant.id, variant.precision, ("the variant is being checked",))
-    with Session(bundle, model, choice, None) as session:
-        measured = parity(data.outputs, session.infer(data.inputs), tie=tie_of(variant.gate.limits))
-        return measured, session.description
+    return _run(bundle, data, variant, backend_from_variant(bundle, variant, backend), choice)
+
+
+def check_engine(
+    bundle: Bundle,
+    data: CheckData,
+    variant: Variant,
+    engine: Engine,
+    backend: str,
+    opener: EngineOpener = open_engine,
+) -> tuple[Parity, str]:
+    """As ``check_variant``, of an engine that was built of the variant, loaded by ``opener``.
+
+    Raises:
+        UnavailableError: it was built for something else than what is here.
+        BackendError: it cannot be loaded, or failed.
+    """
+    signature = signature_from_manifest(bundle.manifest)
+    model = opener(backend, engine, bundle.read(engine.file), signature, variant.precision)
+    choice = Choice(backend, variant.id, variant.precision, ("the engine is being checked",), engine.id)
+    return _run(bundle, data, variant, model, choice)
 
 
 def refuse_failed(checks: tuple[VariantCheck, ...]) -> None:
     """Raise CheckError where one of ``checks`` ran outside its limits, or none ran."""
-    failed = [f"{check.variant} on {check.backend}: {fault}" for check in checks for fault in check.faults]
+    failed = [f"{check.title}: {fault}" for check in checks for fault in check.faults]
     if failed:
         raise CheckError("the bundle does not compute on this host what the model computed", details=failed)
     if not any(check.passed for check in checks):
@@ -94,16 +141,45 @@ def refuse_failed(checks: tuple[VariantCheck, ...]) -> None:
         )
 
 
-def _checked(bundle: Bundle, data: CheckData, variant: Variant, facts: BackendFacts) -> VariantCheck:
+def _run(bundle: Bundle, data: CheckData, variant: Variant, model: Backend, choice: Choice) -> tuple[Parity, str]:
+    with Session(bundle, model, choice, None) as session:
+        measured = parity(data.outputs, session.infer(data.inputs), tie=tie_of(variant.gate.limits))
+        return measured, session.description
+
+
+def _checks(
+    bundle: Bundle, data: CheckData, variant: Variant, facts: BackendFacts, opener: EngineOpener
+) -> Iterator[VariantCheck]:
+    """One check of the variant on a backend that runs its file; on one that runs engines, one of each that fits."""
+    engines: tuple[Engine, ...] = ()
+    refusal = misfit(variant, facts)
+    if refusal is None and variant.precision not in facts.precisions:
+        refusal = f"{facts.name} computes no {variant.precision}" + (" on this CPU" if facts.hosts is None else "")
+    elif refusal is None and facts.hosts is not None:
+        engines, refusal = engines_for(bundle.manifest, variant, facts)
+    for engine in engines:
+        run = functools.partial(check_engine, bundle, data, variant, engine, facts.name, opener)
+        yield _checked(variant, facts.name, run, engine=engine.id)
+    if refusal is not None or facts.hosts is None:
+        run = functools.partial(check_variant, bundle, data, variant, facts.name)
+        yield _checked(variant, facts.name, run, unavailable=refusal)
+
+
+def _checked(
+    variant: Variant,
+    backend: str,
+    run: Callable[[], tuple[Parity, str]],
+    *,
+    engine: str | None = None,
+    unavailable: str | None = None,
+) -> VariantCheck:
+    """What ``run`` measured, held to the variant's gate; it is not called where the variant is ``unavailable``."""
     measured: Parity | None = None
     executor: str | None = None
     found: tuple[str, ...] = ()
-    unavailable = misfit(variant, facts)
-    if unavailable is None and variant.precision not in facts.precisions:
-        unavailable = f"{facts.name} computes no {variant.precision} on this CPU"
     if unavailable is None:
         try:
-            measured, executor = check_variant(bundle, data, variant, facts.name)
+            measured, executor = run()
             found = faults(measured, variant.gate.limits)
         except UnavailableError as error:
             unavailable = error.message
@@ -112,7 +188,7 @@ def _checked(bundle: Bundle, data: CheckData, variant: Variant, facts: BackendFa
     return VariantCheck(
         variant=variant.id,
         precision=variant.precision,
-        backend=facts.name,
+        backend=backend,
         executor=executor,
         parity=measured,
         limits=variant.gate.limits,
@@ -120,4 +196,5 @@ def _checked(bundle: Bundle, data: CheckData, variant: Variant, facts: BackendFa
         unavailable=unavailable,
         accuracy=variant.gate.accuracy,
         speeds=variant.speeds,
+        engine=engine,
     )

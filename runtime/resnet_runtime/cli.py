@@ -157,7 +157,7 @@ def _check(options: dict[str, Any]) -> int:
     if not ran:
         click.echo("Error: no variant of the bundle can be run on this host: install a backend that can.", err=True)
     elif failed:
-        names = ", ".join(f"{check.variant} on {check.backend}" for check in failed)
+        names = ", ".join(printable(check.title) for check in failed)
         click.echo(f"Error: the bundle does not compute here what the model computed: {names}.", err=True)
     return 0 if passed else 1
 
@@ -166,7 +166,7 @@ def _classify(options: dict[str, Any]) -> int:
     with sessions.load(options["bundle"], backend=options["backend"], precision=options["precision"]) as session:
         if not options["quiet"]:
             choice = session.choice
-            click.echo(f"{choice.backend}, {choice.precision} ({'; '.join(choice.reasons)})", err=True)
+            click.echo(printable(f"{choice.backend}, {choice.precision} ({'; '.join(choice.reasons)})"), err=True)
         results = _results(session, options)
         chosen = {"backend": session.choice.backend, "precision": session.choice.precision}
     # Only now: an image that cannot be read leaves nothing half said.

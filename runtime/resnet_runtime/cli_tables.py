@@ -45,15 +45,25 @@ def check_object(check: VariantCheck) -> dict[str, Any]:
 
 
 def check_table(found: Sequence[VariantCheck]) -> list[str]:
-    """A table with a line for each check; under it what failed or could not run, and why; and what was recorded."""
-    heading = ("variant", "backend", "executor", "max error", "mean error", "top-1", "allowed", "verdict")
-    rows: list[tuple[str, ...]] = [heading, *(_row(check) for check in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    """A table with a line for each check; under it what failed or could not run, and why; and what was recorded.
+
+    The engines have a column where one was run.
+    """
+    titles = ("variant", "backend", "engine", "executor", "max error", "mean error", "top-1", "allowed", "verdict")
+    rows: list[tuple[str, ...]] = [titles, *(_row(check) for check in found)]
+    shown = [
+        column
+        for column, title in enumerate(titles)
+        if title != "engine" or any(check.engine is not None for check in found)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in shown]
+    lines = [
+        "  ".join(row[column].ljust(width) for column, width in zip(shown, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     for check in found:
-        name = f"{check.variant} on {check.backend}" if check.backend else check.variant
         notes = [check.unavailable] if check.unavailable is not None else check.faults
-        lines += [f"{name}: {note}" for note in notes]
+        lines += [printable(f"{check.title}: {note}") for note in notes]
     recorded = list(dict.fromkeys(line for check in found for line in _recorded(check)))
     return lines + (["When it was exported:", *recorded] if recorded else [])
 
@@ -80,14 +90,8 @@ def _row(check: VariantCheck) -> tuple[str, ...]:
     if measured is not None:
         figures = (_percent(measured.max_error), _percent(measured.mean_error), f"{measured.top1_agreement:.2%}")
     verdict = "not run" if check.unavailable is not None else "passed" if check.passed else "FAILED"
-    return (
-        check.variant,
-        check.backend or _NONE,
-        check.executor or _NONE,
-        *figures,
-        _allowed(check.limits),
-        verdict,
-    )
+    names = (check.variant, check.backend, check.engine, check.executor)
+    return (*(printable(name or _NONE) for name in names), *figures, _allowed(check.limits), verdict)
 
 
 def _percent(error: float) -> str:

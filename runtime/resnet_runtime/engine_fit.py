@@ -6,6 +6,7 @@ manifest's record is compared before the file is deserialized.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +37,8 @@ class Host:
         platform: as ``linux-x86_64``.
         gpu: the device's name.
         capability: its compute capability, as ``8.6``.
+        driver: the newest CUDA version that its driver runs, as ``13.0``; empty where nothing asked. No engine is
+            refused for it.
     """
 
     library: str
@@ -43,6 +46,22 @@ class Host:
     platform: str
     gpu: str
     capability: str
+    driver: str = ""
+
+
+def verified_name(host: Host) -> str:
+    """What ``Engine.verified_on`` holds where an engine was run on ``host`` and passed its variant's gate."""
+    return f"{host.gpu}, {host.library} {host.version}"
+
+
+def is_verified(engine: Engine, host: Host) -> bool:
+    """Whether the engine was run before it shipped, on such a GPU and by this version of the library."""
+    return engine.verified_on == verified_name(host)
+
+
+def host_of(engine: Engine, hosts: Iterable[Host]) -> Host | None:
+    """The first of ``hosts`` that the engine runs on, or None."""
+    return next((host for host in hosts if misfit(engine, host) is None), None)
 
 
 def misfit(engine: Engine, host: Host) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from . import engine_fit
@@ -31,6 +32,12 @@ MIN_INT8_SPEEDUP: Final = 1.3
 accuracy, and on a CPU without integer dot products it may be the slower one."""
 
 
+Refused = Mapping[str, str]
+"""Engines that were found not to answer rightly on this host: the reason, by the engine's id."""
+
+NONE_REFUSED: Final[Refused] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Choice:
     """What to run, and why: one sentence for each backend that is missing here, for each combination that was passed
@@ -44,7 +51,12 @@ class Choice:
 
 
 def choose(
-    manifest: Manifest, host: Sequence[BackendFacts], *, backend: str = "auto", precision: str = "auto"
+    manifest: Manifest,
+    host: Sequence[BackendFacts],
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    refused: Refused = NONE_REFUSED,
 ) -> Choice:
     """The fastest combination that the host computes natively and whose gate passed.
 
@@ -54,6 +66,7 @@ def choose(
         backend: a name, or auto.
         precision: one of ``PRECISIONS``, or auto. One that is named may be emulated or slow; auto takes none that is
             emulated, and int8 only where it was measured to be faster, on this backend and such a CPU.
+        refused: engines that are not to be taken, and why.
 
     Raises:
         InputError: there is no such backend or precision.
@@ -71,7 +84,7 @@ def choose(
             raise UnavailableError(missing[0])
         raise UnavailableError("no backend is installed here: install one of these", details=missing)
     _check_held(manifest, usable, precision)
-    return _first(manifest, usable, precision, missing)
+    return _first(manifest, usable, precision, missing, refused)
 
 
 def check_precision(precision: str) -> None:
@@ -93,20 +106,22 @@ def _check_held(manifest: Manifest, usable: Sequence[BackendFacts], precision: s
         raise UnavailableError(f"{misfits[0]}: export the model with a variant for that too, or take another precision")
 
 
-def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str, missing: Sequence[str]) -> Choice:
+def _first(
+    manifest: Manifest, usable: Sequence[BackendFacts], precision: str, missing: Sequence[str], refused: Refused
+) -> Choice:
     reasons = list(missing)
     for name, wanted in PREFERENCE:
         facts = next((facts for facts in usable if facts.name == name), None)
         if facts is None or precision not in ("auto", wanted):
             continue
-        variant, refusal = _candidate(manifest, facts, wanted)
+        variant, refusal = _candidate(manifest, facts, wanted, refused)
         if variant is not None and precision == "auto":
             refusal = _slow(variant, facts)
         if variant is None or refusal is not None:
             reasons.append(f"{wanted} on {name}: {refusal}")
             continue
         reasons.append(f"{wanted} on {name}: {_why(variant, facts, precision)}")
-        engine, _ = engine_for(manifest, variant, facts)
+        engine, _ = engine_for(manifest, variant, facts, refused)
         return Choice(name, variant.id, wanted, tuple(reasons), None if engine is None else engine.id)
     reasons += [
         f"{variant.precision} on {facts.name}: the backend {facts.name} does not run {variant.precision} variants"
@@ -115,7 +130,9 @@ def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str, m
         if precision in ("auto", variant.precision) and (facts.name, variant.precision) not in PREFERENCE
     ]
     names = ", ".join(facts.name for facts in usable)
-    if precision == "auto" and any(_candidate(manifest, facts, held)[0] for facts in usable for held in PRECISIONS):
+    if precision == "auto" and any(
+        _candidate(manifest, facts, held, refused)[0] for facts in usable for held in PRECISIONS
+    ):
         raise UnavailableError(
             f"auto passed over all that the bundle has for {names} on this host: name the precision to take",
             details=reasons,
@@ -123,7 +140,9 @@ def _first(manifest: Manifest, usable: Sequence[BackendFacts], precision: str, m
     raise UnavailableError(f"nothing in the bundle can be computed by {names} on this host", details=reasons)
 
 
-def _candidate(manifest: Manifest, facts: BackendFacts, precision: str) -> tuple[Variant | None, str | None]:
+def _candidate(
+    manifest: Manifest, facts: BackendFacts, precision: str, refused: Refused
+) -> tuple[Variant | None, str | None]:
     """The variant of that precision that the backend computes at all, or why there is none."""
     held = [variant for variant in manifest.variants if variant.precision == precision]
     if not held:
@@ -134,29 +153,45 @@ def _candidate(manifest: Manifest, facts: BackendFacts, precision: str) -> tuple
     if precision not in facts.precisions:
         return None, f"this CPU has no {precision} arithmetic, it would be another precision"
     if facts.hosts is not None:
-        engine, refusal = engine_for(manifest, fitting[0], facts)
+        engine, refusal = engine_for(manifest, fitting[0], facts, refused)
         if engine is None:
             return None, refusal
     return fitting[0], None
 
 
-def engine_for(manifest: Manifest, variant: Variant, facts: BackendFacts) -> tuple[Engine | None, str | None]:
+def engine_for(
+    manifest: Manifest, variant: Variant, facts: BackendFacts, refused: Refused = NONE_REFUSED
+) -> tuple[Engine | None, str | None]:
     """An engine of the variant that runs on this host, one that was verified on such a device first; or why not."""
+    fitting, refusal = engines_for(manifest, variant, facts)
+    taken = [engine for engine in fitting if engine.id not in refused]
+    if fitting and not taken:
+        return None, "; ".join(refused[engine.id] for engine in fitting)
+    return (taken[0], None) if taken else (None, refusal)
+
+
+def engines_for(manifest: Manifest, variant: Variant, facts: BackendFacts) -> tuple[tuple[Engine, ...], str | None]:
+    """The engines of the variant that run on this host, those that were verified here first; or why there is none."""
     held = [engine for engine in manifest.engines if engine.variant == variant.id]
     if facts.hosts is None:
-        return None, "the backend runs no engines"
+        return (), "the backend runs no engines"
     if not held:
         library = facts.hosts[0].library if facts.hosts else facts.name
-        return None, f"no engine in the bundle: resnet-export BUNDLE --engine {library} builds one here"
-    refusals = []
-    for engine in sorted(held, key=lambda item: item.verified_on is None):
-        for host in facts.hosts:
-            refusal = engine_fit.misfit(engine, host)
-            if refusal is None:
-                return engine, None
-            if engine.builder == host.library or len(facts.hosts) == 1:
-                refusals.append(refusal)
-    return None, (refusals or ["no library here runs the bundle's engines"])[0]
+        return (), f"no engine in the bundle: resnet-export BUNDLE --engine {library} builds one here"
+    hosts = facts.hosts
+    held.sort(
+        key=lambda item: (not any(engine_fit.is_verified(item, host) for host in hosts), item.verified_on is None)
+    )
+    fitting = tuple(engine for engine in held if engine_fit.host_of(engine, hosts) is not None)
+    if fitting:
+        return fitting, None
+    refusals = (
+        engine_fit.misfit(engine, host)
+        for engine in held
+        for host in hosts
+        if engine.builder == host.library or len(hosts) == 1
+    )
+    return (), next(refusals, "no library here runs the bundle's engines")
 
 
 def _slow(variant: Variant, facts: BackendFacts) -> str | None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import facts_of, host_facts, open_backend, open_engine
-from .backends.base import Arrays, Backend, Pending, Signature, misfit, signature_from_manifest
+from .backends import EngineOpener, facts_of, host_facts, open_backend, open_engine
+from .backends.base import Arrays, Backend, BackendFacts, Pending, Signature, misfit, signature_from_manifest
 from .bundle import Bundle
-from .errors import ClosedError, InputError, UnavailableError
+from .engine_fit import host_of
+from .errors import BackendError, CheckError, ClosedError, InputError, ResnetRuntimeError, UnavailableError
+from .first_use import FirstUse
 from .manifest import Variant
 from .selection import Choice, check_precision, choose
 
@@ -33,34 +36,96 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto", preci
         BundleError: the directory is not an intact bundle.
         InputError: there is no such backend or precision.
         UnavailableError: this host lacks what was asked for.
-        BackendError: the backend failed to load the graph.
+        BackendError: the backend failed to load the graph or the engine.
+        CheckError: an engine that was never verified on such a device answers wrongly here, and nothing else that was
+            asked for can be taken in its place.
     """
     return session_from_bundle(Bundle.open(path), backend=backend, precision=precision)
 
 
-def session_from_bundle(bundle: Bundle, *, backend: str | Backend = "auto", precision: str = "auto") -> Session:
-    """As ``load``, from a bundle that is open."""
-    manifest = bundle.manifest
-    signature = signature_from_manifest(manifest)
+def session_from_bundle(
+    bundle: Bundle,
+    *,
+    backend: str | Backend = "auto",
+    precision: str = "auto",
+    host: Sequence[BackendFacts] | None = None,
+    opener: EngineOpener = open_engine,
+) -> Session:
+    """As ``load``, from a bundle that is open.
+
+    Args:
+        bundle: the bundle.
+        backend, precision: as ``load`` takes them.
+        host: the facts of the backends to choose from; None: of those that are here.
+        opener: what loads an engine.
+    """
     labels = bundle.labels()
     if not isinstance(backend, str):
-        check_precision(precision)
-        if not isinstance(backend, Backend):
-            raise InputError(
-                f"the backend is a {type(backend).__name__}: give a name, or an object with the methods of Backend"
-            )
-        if backend.signature != signature:
-            raise UnavailableError("the backend that was passed in does not have the signature of the bundle")
-        choice = Choice(backend.description, "", precision, ("the backend was passed in",))
-        return Session(bundle, backend, choice, labels)
-    choice = choose(manifest, host_facts(backend), backend=backend, precision=precision)
+        return _session_from_backend(bundle, backend, precision, labels)
+    facts = host_facts(backend) if host is None else host
+    refused: dict[str, str] = {}
+    first: ResnetRuntimeError | None = None
+    while True:
+        try:
+            choice = choose(bundle.manifest, facts, backend=backend, precision=precision, refused=refused)
+        except UnavailableError as error:
+            if first is None:
+                raise
+            raise first from error
+        if choice.engine is None:
+            variant = bundle.manifest.variant(choice.variant)
+            assert variant is not None
+            return Session(bundle, backend_from_variant(bundle, variant, choice.backend), choice, labels)
+        found = _session_from_engine(bundle, choice, facts, opener, labels)
+        if isinstance(found, Session):
+            return found
+        refused[choice.engine] = found.message
+        first = first or found
+
+
+def _session_from_backend(bundle: Bundle, backend: object, precision: str, labels: tuple[str, ...] | None) -> Session:
+    check_precision(precision)
+    if not isinstance(backend, Backend):
+        raise InputError(
+            f"the backend is a {type(backend).__name__}: give a name, or an object with the methods of Backend"
+        )
+    if backend.signature != signature_from_manifest(bundle.manifest):
+        raise UnavailableError("the backend that was passed in does not have the signature of the bundle")
+    choice = Choice(backend.description, "", precision, ("the backend was passed in",))
+    return Session(bundle, backend, choice, labels)
+
+
+def _session_from_engine(
+    bundle: Bundle, choice: Choice, host: Sequence[BackendFacts], opener: EngineOpener, labels: tuple[str, ...] | None
+) -> Session | ResnetRuntimeError:
+    """The engine that was chosen, loaded and known to answer rightly here; or why it is not to be used.
+
+    What fails of an engine that was verified on such a device, or passed here before, is raised: that is the host's
+    trouble and not the engine's. Of another one nobody has promised that it runs here.
+    """
+    manifest = bundle.manifest
+    engine = next(item for item in manifest.engines if item.id == choice.engine)
     variant = manifest.variant(choice.variant)
+    hosts = next(facts.hosts for facts in host if facts.name == choice.backend)
+    here = None if hosts is None else host_of(engine, hosts)
     assert variant is not None
-    if choice.engine is not None:
-        engine = next(item for item in manifest.engines if item.id == choice.engine)
-        opened = open_engine(choice.backend, engine, bundle.read(engine.file), signature, variant.precision)
-        return Session(bundle, opened, choice, labels)
-    return Session(bundle, backend_from_variant(bundle, variant, choice.backend), choice, labels)
+    assert here is not None
+    first = FirstUse(bundle=bundle, engine=engine, variant=variant, host=here)
+    data, signature = bundle.read(engine.file), signature_from_manifest(manifest)
+    known = False
+    try:
+        known = first.passed()
+        session = Session(bundle, opener(choice.backend, engine, data, signature, variant.precision), choice, labels)
+        if not known:
+            with ExitStack() as stack:
+                stack.enter_context(session)
+                first.check(session.infer)
+                stack.pop_all()  # it stays open
+    except (BackendError, CheckError, UnavailableError) as error:
+        if known:
+            raise
+        return error
+    return session
 
 
 def backend_from_variant(bundle: Bundle, variant: Variant, backend: str) -> Backend:
@@ -68,10 +133,16 @@ def backend_from_variant(bundle: Bundle, variant: Variant, backend: str) -> Back
 
     Raises:
         BundleError: its file is not the one that was listed.
-        UnavailableError: the backend does not compute that precision on this host, or another Q/DQ scheme.
+        UnavailableError: the backend does not compute that precision on this host, takes another Q/DQ scheme, or runs
+            engines only.
         BackendError: it failed to load the graph.
     """
-    refusal = misfit(variant, facts_of(backend))
+    facts = facts_of(backend)
+    if facts.hosts is not None:
+        raise UnavailableError(
+            f"{backend} runs engines, and {variant.file.path} is an ONNX file: load() takes one of the bundle's engines"
+        )
+    refusal = misfit(variant, facts)
     if refusal is not None:
         raise UnavailableError(refusal)
     kept = frozenset(layer.node for layer in variant.kept_higher)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from resnet_bench import statistics
-from resnet_bench.statistics import Interval, agreement, kl_divergence, log_probabilities, paired_interval, right
+from resnet_bench.statistics import (
+    Interval,
+    agreement,
+    kl_divergence,
+    log_probabilities,
+    paired_interval,
+    ratio_interval,
+    right,
+)
 
 
 def test_divergence_of_two_classes() -> None:
@@ -77,3 +85,21 @@ def test_an_interval_does_not_depend_on_how_many_are_drawn_at_once(monkeypatch: 
     whole = paired_interval(values, resamples=50)
     monkeypatch.setattr(statistics, "_DRAWN", 700)
     assert paired_interval(values, resamples=50) == whole
+
+
+def test_a_ratio_s_interval_is_of_the_median_round_by_round() -> None:
+    found = ratio_interval(np.array([2.0, 6.0, 10.0]), np.array([1.0, 2.0, 10.0]))
+    assert (found.median, found.low, found.high) == (2.0, 1.0, 3.0)
+    steady = ratio_interval(np.array([3.0, 6.0, 9.0]), np.array([1.0, 2.0, 3.0]))
+    assert (steady.median, steady.low, steady.high) == (3.0, 3.0, 3.0)
+
+
+def test_a_ratio_s_interval_narrows_with_rounds_and_repeats_itself() -> None:
+    random = np.random.default_rng(5)
+    many, ones = random.normal(2, 0.1, 400), np.ones(400)
+    few = ratio_interval(many[:20], ones[:20])
+    found = ratio_interval(many, ones)
+    # The median of n normal values deviates by 1.253 sigma / sqrt(n).
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 1.253 * 0.1 / 20, rel=0.35)
+    assert few.high - few.low > 2 * (found.high - found.low)
+    assert ratio_interval(many, ones) == found

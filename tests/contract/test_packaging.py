@@ -31,7 +31,10 @@ PACKAGES = {
     "resnet_runtime": ROOT / "runtime",
     "resnet_bench": ROOT / "benchmarks",
 }
-BACKENDS = {"openvino", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings"}
+BACKENDS = {
+    "openvino", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13", "pycuda",
+    "cuda-bindings",
+}  # fmt: skip
 
 
 def names(requirements: list[Requirement]) -> set[str]:
@@ -61,7 +64,7 @@ def test_the_extra_that_adds_engines_has_no_torch() -> None:
 def test_the_two_extras_for_exporting_differ_in_their_backends_alone() -> None:
     assert names(EXTRAS["cpu"]) - BACKENDS == names(EXTRAS["gpu"]) - BACKENDS
     assert "torch" in names(EXTRAS["cpu"])
-    assert names(EXTRAS["cpu"]) & BACKENDS == {"openvino", "onnxruntime"}
+    assert names(EXTRAS["cpu"]) & BACKENDS == {"openvino", "onnxruntime", "tensorrt-rtx-cu13"}
     assert names(EXTRAS["gpu"]) & BACKENDS == {"openvino", "onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings"}
 
 

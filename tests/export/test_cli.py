@@ -13,6 +13,7 @@ import torch
 
 from resnet_export import ExportOptions, ModelOptions, PreprocessingOptions, __version__, pipeline
 from resnet_export.cli import command
+from resnet_export.engine_stages import EnginesOptions
 from resnet_export.errors import RequestError
 from resnet_export.options import DEFAULT_LIMITS, CalibrationOptions, EvaluationOptions
 from resnet_export.resnet import ResNet
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("here")
 def test_the_bundle_is_named_after_the_model_and_stands_in_the_working_directory(
     here: Path, tiny_checkpoint: Path
 ) -> None:
-    result = invoked(tiny_checkpoint, *SHAPE)
+    result = invoked(tiny_checkpoint, *SHAPE, "--engine", "none")
     assert result.exit_code == 0
     assert names(here) == ["tiny.bundle"]
     assert names(here / "tiny.bundle") == FILES
@@ -57,8 +58,10 @@ def test_json_is_one_object_and_all_else_is_on_standard_error(here: Path, tiny_c
     assert result.exit_code == 0
     assert result.stdout.count("\n") == 1
     found = json.loads(result.stdout)
-    assert list(found) == ["bundle", "status", "report"]
+    assert list(found) == ["bundle", "status", "report", "engines"]
     assert (found["bundle"], found["status"]) == ("named", 0)
+    missing = "the bundle has no fp16 variant to build one of"
+    assert found["engines"] == {"built": [], "missing": [missing], "warnings": []}
     written = json.loads((here / "named" / "report.json").read_bytes())
     assert sorted(set(found["report"].pop("seconds")) - set(written.pop("seconds"))) == ["publish"]
     assert found["report"] == written
@@ -168,7 +171,10 @@ OPTIONS = {
     "--input-shape 1,28,32": {"model": ModelOptions(input_shape=(1, 28, 32))},
     "--trust": {"model": ModelOptions(trust=True)},
     "--reference r.npz": {"model": ModelOptions(reference=Path("r.npz"))},
-    "--batch 2,3,4": {"batch": Batch(smallest=2, optimal=3, largest=4)},
+    "--batch 2,3,4": {
+        "batch": Batch(smallest=2, optimal=3, largest=4),
+        "engines": EnginesOptions(profiles=(Batch(smallest=2, optimal=3, largest=4),)),
+    },
     "--precision bf16": {"variants": ("bf16",)},
     "--precision fp16 --precision fp32": {"variants": ("fp32", "fp16")},
     "--input uint8": {"preprocessing": PreprocessingOptions(in_graph=True)},
@@ -203,7 +209,7 @@ OPTIONS = {
     "--evaluation e --evaluation-labels l.txt --max-drop 0.5": {
         "evaluation": EvaluationOptions(images=Path("e"), labels=Path("l.txt"), max_drop=0.5)
     },
-    "--engine none": {},
+    "--engine none": {"engines": None},
     "--force": {"force": True},
     "--json": {},
     "--quiet": {},

@@ -10,6 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,8 @@ from resnet_export.errors import EngineError
 from resnet_export.graph import Graph
 from resnet_export.observe import observation_from_graph
 from resnet_export.passes.to_fp16 import Fp16Options, to_fp16
+from resnet_export.timing_cache import timing_file, timings_from_file
+from resnet_runtime.backends.tensorrt.cuda import DeviceInfo
 from resnet_runtime.backends.tensorrt.library import Library, library_named
 from resnet_runtime.errors import UnavailableError
 from resnet_runtime.manifest import Batch
@@ -28,6 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 BATCH = Batch(smallest=1, optimal=4, largest=8)
+DEVICE = DeviceInfo("Simulated GPU", "8.6", "13.0")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def graph_in(precision: str) -> Graph:
     return half(graph) if precision == "fp16" else graph
 
 
-def request(graph: Graph, precision: str, **changes: object) -> EngineRequest:
+def request(graph: Graph, precision: str, **changes: Any) -> EngineRequest:
     made = EngineRequest(
         name=precision,
         model=graph.to_bytes(),
@@ -72,7 +78,8 @@ def test_each_precision_is_built(library: Library, precision: str) -> None:
         lambda done, total, phase: told.append((done, total, phase)),
     )
     assert len(built.data) > 1000
-    assert built.convolutions == len(list(graph.nodes("Conv")))
+    assert built.nodes == tuple(str(node.name) for node in graph.nodes("Conv"))
+    assert built.convolutions == len(built.nodes) > 3
     assert told
     assert all(0 < done <= total for done, total, _ in told)
 
@@ -125,6 +132,51 @@ def test_a_node_that_the_parser_does_not_know_is_named(library: Library) -> None
         engine_from_request(request(folded("basic"), "fp32", model=unknown), library, EngineOptions())
     with pytest.raises(EngineError, match="the parser refuses fp32"):
         engine_from_request(request(folded("basic"), "fp32", model=b"no ONNX file"), library, EngineOptions())
+
+
+@pytest.mark.filterwarnings("ignore:Use del obj:DeprecationWarning")  # of a builder that Python code inherits from
+def test_the_engine_is_built_so_that_its_layers_can_be_inspected(library: Library) -> None:
+    module, seen = ModuleType("tensorrt_rtx"), list[Any]()
+    builder: Any = library.module.Builder
+
+    class Recorded(builder):  # type: ignore[misc]
+        def build_serialized_network(self, network: Any, config: Any) -> Any:
+            seen.append(config.profiling_verbosity)
+            return super().build_serialized_network(network, config)
+
+    vars(module).update({**vars(library.module), "Builder": Recorded})
+    recording = Library(library.name, module)
+    assert engine_from_request(request(folded("basic"), "fp32"), recording, EngineOptions()).data
+    assert seen == [library.module.ProfilingVerbosity.DETAILED]
+
+
+@pytest.mark.filterwarnings("ignore:.*no-ops in TensorRT-RTX:DeprecationWarning")
+def test_a_library_with_a_timing_cache_keeps_it_and_tells_of_a_damaged_one(library: Library, tmp_path: Path) -> None:
+    """TensorRT-RTX under the other name: its cache holds nothing, and goes the way that TensorRT's goes."""
+    tensorrt = Library("tensorrt", library.module)
+    path = timing_file(tmp_path, tensorrt, DEVICE)
+    arguments = (request(folded("basic"), "fp32"), tensorrt, EngineOptions())
+
+    def damaged() -> list[str]:
+        messages = engine_from_request(*arguments, device=DEVICE, timings=tmp_path).messages
+        assert timings_from_file(path.read_bytes())
+        return [text for text in messages if str(path) in text]
+
+    assert damaged() == []
+    path.write_bytes(b"half a f")
+    (warning,) = damaged()
+    assert "is damaged and is made anew: it ends after 8 bytes" in warning
+    assert damaged() == []
+
+
+def test_without_a_device_or_a_timing_cache_nothing_is_kept(library: Library, tmp_path: Path) -> None:
+    tensorrt = Library("tensorrt", library.module)
+    for other, device in ((library, DEVICE), (tensorrt, None)):
+        built = engine_from_request(
+            request(folded("basic"), "fp32"), other, EngineOptions(), device=device, timings=tmp_path
+        )
+        assert built.messages == ()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_progress_raises_stops_the_build(library: Library) -> None:

@@ -23,7 +23,7 @@ from tests.export.models import live_resnet
 
 CONFIG = ResNetConfig(block="bottleneck", layers=(1, 1), widths=(8, 16), stem="cifar", classes=7, width_per_group=64)
 SHAPE = (3, 16, 16)
-BASE = ExportOptions(model=ModelOptions(input_shape=SHAPE))
+BASE = ExportOptions(engines=None, model=ModelOptions(input_shape=SHAPE))
 
 
 @pytest.fixture(scope="module")

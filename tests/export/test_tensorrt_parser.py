@@ -22,23 +22,13 @@ def int8_graph(name: str, kept: frozenset[str] = frozenset()):
     return insert_qdq(half, placement, thresholds(graph), nearest_weights(graph, placement)).graph
 
 
-def check(name: str) -> None:
+@pytest.mark.parametrize("name", ["basic", "bottleneck"])
+def test_every_convolution_reads_int8_tensors(name: str) -> None:
     expected = {str(node.name) for node in folded(name).nodes("Conv")}
     found = parsed_convolutions(int8_graph(name))
     assert set(found) == expected
     assert {conv.name for conv in found.values() if conv.inputs != QUANTIZED} == set()
     assert {conv.types[1] for conv in found.values()} == {"HALF"}
-
-
-@pytest.mark.parametrize("name", ["basic", "bottleneck", "resnet18", "resnet50"])
-def test_every_convolution_reads_int8_tensors(name: str) -> None:
-    check(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet34", "resnet101", "resnet152"])
-def test_every_convolution_of_the_other_depths_reads_int8_tensors(name: str) -> None:
-    check(name)
 
 
 def test_a_kept_convolution_reads_fp16_and_the_others_int8() -> None:

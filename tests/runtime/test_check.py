@@ -16,11 +16,11 @@ from resnet_runtime.check import VariantCheck, check_bundle, check_variant, refu
 from resnet_runtime.manifest import Accuracy, Batch, Limits, Speed, Variant
 
 from .bundles import ONNX, record, sample_gate
+from .engines import TIGHT, TensorRTHost, engine_of, variant_of, write_engines
 from .goldens import BIAS, GOLDEN
 from .graphs import linear_graph, write_linear
 
 EXACT = Limits(max_error=0.0, mean_error=0.0, top1_agreement=1.0)
-TIGHT = Limits(max_error=1e-5, mean_error=1e-6, top1_agreement=1.0)
 # One class of four is answered 0.25 more: the mean error is a quarter of the maximum.
 OFF = BIAS + np.array([0, 0.25, 0, 0], np.float32)
 
@@ -221,6 +221,105 @@ def test_check_variant_raises_where_the_backend_fails(tmp_path: Path) -> None:
     bundle = Bundle.open(bundle_of(tmp_path / "b", ONNX, "fp32"))
     with pytest.raises(BackendError, match="cannot load the fp32 graph"):
         check_variant(bundle, bundle.check_data(), bundle.manifest.variants[0], "onnxruntime")
+
+
+def test_every_engine_that_fits_is_run_and_held_to_its_variant_s_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    wide = Limits(max_error=0.9, mean_error=0.5)
+    path = write_engines(
+        tmp_path / "b",
+        (engine_of("elsewhere", "fp16", "right", compute_capabilities=("12.0",)), "right"),
+        (engine_of("good", "fp16", "right"), "right"),
+        (engine_of("bad", "fp16", "wrong"), "wrong"),
+        (engine_of("loose", "fp32", "wrong"), "wrong"),
+        (engine_of("lost", "fp32", "damaged", verified_on="NVIDIA A10, tensorrt 10.13.2"), "damaged"),
+        variants=(variant_of("fp32", wide), variant_of("fp16")),
+    )
+    here = TensorRTHost()
+    found = check_bundle(path, host=(here.facts,), opener=here.open)
+    assert [(item.variant, item.engine, item.passed, item.unavailable) for item in found] == [
+        ("fp32", "lost", False, None),
+        ("fp32", "loose", True, None),
+        ("fp16", "good", True, None),
+        ("fp16", "bad", False, None),
+    ]
+    lost, loose, good, bad = found
+    assert lost.parity is None
+    assert lost.faults[0].startswith("tensorrt 10.13.2 cannot load the engine lost")
+    assert (loose.parity, loose.limits) == (bad.parity, wide)
+    assert good.parity is not None
+    assert (good.parity.max_error, good.parity.samples) == (0.0, 8)
+    assert good.executor == "tensorrt 10.13.2 on NVIDIA L4, fp16"
+    assert bad.faults[0].startswith("max error ")
+    assert here.batches == [2] * 12, "8 inputs, 2 in a call, by three engines"
+    assert [device.closed for device in here.devices[1:]] == [1, 1, 1]
+    assert not (tmp_path / "cache").exists(), "a check looks, and leaves nothing"
+    with pytest.raises(CheckError) as caught:
+        refuse_failed(found)
+    assert caught.value.details == tuple(
+        [f"fp32 on tensorrt (engine lost): {lost.faults[0]}"]
+        + [f"fp16 on tensorrt (engine bad): {fault}" for fault in bad.faults]
+    )
+
+
+def test_a_variant_without_an_engine_for_this_host_says_why(tmp_path: Path) -> None:
+    elsewhere = engine_of("elsewhere", "fp16", "right", compute_capabilities=("12.0",))
+    variants = tuple(variant_of(name) for name in ("fp32", "fp16", "bf16", "int8-cpu"))
+    path = write_engines(tmp_path / "b", (elsewhere, "right"), variants=variants)
+    here = TensorRTHost()
+    found = check_bundle(path, host=(here.facts, facts_of("onnxruntime")), opener=here.open)
+    on_tensorrt = [item for item in found if item.backend == "tensorrt"]
+    assert [(item.variant, item.engine, item.passed) for item in on_tensorrt] == [
+        ("fp32", None, False),
+        ("fp16", None, False),
+        ("bf16", None, False),
+        ("int8-cpu", None, False),
+    ]
+    none, other, bf16, scheme = [str(item.unavailable) for item in on_tensorrt]
+    assert none == "no engine in the bundle: resnet-export BUNDLE --engine tensorrt builds one here"
+    assert other.startswith("the engine elsewhere was built by TensorRT 10.13.2 for compute capability 12.0")
+    assert bf16 == "tensorrt computes no bf16"
+    assert scheme == "int8-cpu is quantized for a CPU, and tensorrt runs the scheme 'tensorrt'"
+    assert here.opened == []
+    assert ("fp32", "onnxruntime") in [(item.variant, item.backend) for item in found if item.passed]
+    refuse_failed(found)
+
+
+def test_an_engine_that_turns_out_not_to_fit_is_unavailable(tmp_path: Path) -> None:
+    path = write_engines(tmp_path / "b", (engine_of("half", "fp16", "right"), "right"))
+    there = TensorRTHost(version="10.14.0")
+    found = check_bundle(path, host=(TensorRTHost().facts,), opener=there.open)
+    (item,) = [item for item in found if item.engine is not None]
+    assert item.unavailable is not None
+    assert "and here is TensorRT 10.14.0" in item.unavailable
+    assert (item.parity, item.faults) == (None, ())
+
+
+def test_check_variant_runs_no_file_on_tensorrt() -> None:
+    bundle = Bundle.open(GOLDEN)
+    with pytest.raises(UnavailableError, match=r"tensorrt runs engines, and .*\.onnx is an ONNX file"):
+        check_variant(bundle, bundle.check_data(), bundle.manifest.variants[0], "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("backend", "engine", "title"),
+    [(None, None, "fp16"), ("openvino", None, "fp16 on openvino"), ("tensorrt", "a", "fp16 on tensorrt (engine a)")],
+)
+def test_title(backend: str | None, engine: str | None, title: str) -> None:
+    item = VariantCheck(
+        variant="fp16",
+        precision="fp16",
+        backend=backend,
+        executor=None,
+        parity=None,
+        limits=EXACT,
+        faults=(),
+        unavailable=None,
+        engine=engine,
+    )
+    assert item.title == title
 
 
 @pytest.mark.parametrize(("faults", "ran", "passed"), [((), True, True), (("a",), True, False), ((), False, False)])

@@ -199,6 +199,7 @@ def test_json(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) -> 
                 "unavailable": None,
                 "accuracy": None,
                 "speeds": [],
+                "engine": None,
                 "passed": True,
             },
             {
@@ -212,10 +213,53 @@ def test_json(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) -> 
                 "unavailable": "no bf16 here",
                 "accuracy": None,
                 "speeds": [],
+                "engine": None,
                 "passed": False,
             },
         ],
     }
+
+
+ENGINE = verdict(backend="tensorrt", executor="tensorrt 10.13 on NVIDIA L4, fp16", engine="fp16-tensorrt-10.13")
+WRONG_ENGINE = dataclasses.replace(ENGINE, engine="fp16\x1b[2J", parity=UNUSABLE, faults=("it is wrong",))
+NO_ENGINE = verdict(backend="tensorrt", executor=None, parity=None, unavailable="no engine in the bundle")
+
+
+def test_table_of_engines(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) -> None:
+    found.extend([PASSED, ENGINE, WRONG_ENGINE, NO_ENGINE])
+    status, out, err = run(capsys)
+    heading, *lines = out.splitlines()
+    columns = [heading.index(name) for name in ("backend", "engine", "executor", "max error")]
+    cells = [[line[a:b].strip() for a, b in itertools.pairwise(columns)] for line in lines[:4]]
+    executor = "tensorrt 10.13 on NVIDIA L4, fp16"
+    assert cells == [
+        ["openvino", "-", "OpenVINO 2026.4, f16"],
+        ["tensorrt", "fp16-tensorrt-10.13", executor],
+        ["tensorrt", r"fp16\x1b[2J", executor],
+        ["tensorrt", "-", "-"],
+    ]
+    assert lines[4:] == [
+        r"fp16 on tensorrt (engine fp16\x1b[2J): it is wrong",
+        "fp16 on tensorrt: no engine in the bundle",
+    ]
+    failed = r"fp16 on tensorrt (engine fp16\x1b[2J)"
+    assert (status, err) == (1, f"Error: the bundle does not compute here what the model computed: {failed}.\n")
+
+
+def test_json_of_engines(found: list[VariantCheck], capsys: pytest.CaptureFixture[str]) -> None:
+    found.extend([ENGINE, NO_ENGINE])
+    status, out, _ = run(capsys, "--json")
+    assert status == 0
+    assert [item["engine"] for item in json.loads(out)["checks"]] == ["fp16-tensorrt-10.13", None]
+
+
+def test_tensorrt_on_a_host_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = facts_of("tensorrt").missing
+    if missing is None:
+        pytest.skip("TensorRT is installed here, and a GPU")
+    assert main([str(GOLDEN), "--check", "--backend", "tensorrt"]) == 2
+    expected = f"Error: no backend is installed here to check the bundle with\n  {missing}\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_the_golden_bundle_passes_on_a_real_backend(capsys: pytest.CaptureFixture[str]) -> None:

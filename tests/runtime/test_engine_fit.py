@@ -6,7 +6,17 @@ import dataclasses
 
 import pytest
 
-from resnet_runtime.engine_fit import AMPERE_PLUS, DEVICE, PORTABLE, VERSIONS, Host, misfit
+from resnet_runtime.engine_fit import (
+    AMPERE_PLUS,
+    DEVICE,
+    PORTABLE,
+    VERSIONS,
+    Host,
+    host_of,
+    is_verified,
+    misfit,
+    verified_name,
+)
 from resnet_runtime.manifest import Batch, Engine, FileRecord
 
 HOST = Host("tensorrt", "10.13.2", "linux-x86_64", "NVIDIA L4", "8.9")
@@ -77,3 +87,19 @@ def test_a_hardware_compatible_engine_runs_from_ampere_on(capability: str, fits:
     engine = dataclasses.replace(ENGINE, compatibility=AMPERE_PLUS)
     host = dataclasses.replace(HOST, gpu="another", capability=capability)
     assert (misfit(engine, host) is None) == fits
+
+
+def test_the_name_of_what_an_engine_was_verified_on() -> None:
+    assert verified_name(HOST) == "NVIDIA L4, tensorrt 10.13.2"
+    assert not is_verified(ENGINE, HOST)
+    verified = dataclasses.replace(ENGINE, verified_on="NVIDIA L4, tensorrt 10.13.2")
+    assert is_verified(verified, HOST)
+    assert is_verified(verified, dataclasses.replace(HOST, driver="13.1"))
+    for other in ({"gpu": "NVIDIA A10"}, {"version": "10.13.3"}, {"library": "tensorrt-rtx"}):
+        assert not is_verified(verified, dataclasses.replace(HOST, **other))
+
+
+def test_the_host_that_an_engine_runs_on() -> None:
+    assert host_of(ENGINE, (RTX_HOST, HOST)) == HOST
+    assert host_of(RTX, (RTX_HOST, HOST)) == RTX_HOST
+    assert host_of(RTX, (HOST,)) is None

@@ -10,7 +10,7 @@ from resnet_runtime.backends.base import NATIVE, BackendFacts
 from resnet_runtime.engine_fit import PORTABLE, Host
 from resnet_runtime.errors import UnavailableError
 from resnet_runtime.manifest import Batch, Engine, FileRecord, Manifest, Variant
-from resnet_runtime.selection import choose
+from resnet_runtime.selection import choose, engines_for
 
 from .bundles import sample_files, sample_gate, sample_manifest
 
@@ -102,3 +102,33 @@ def test_tensorrt_alone_without_an_engine_is_refused() -> None:
     with pytest.raises(UnavailableError) as caught:
         choose(manifest(), [facts(RTX)], backend="tensorrt")
     assert any("no engine in the bundle" in text for text in caught.value.details)
+
+
+def test_one_that_was_verified_here_goes_before_one_that_was_verified_elsewhere() -> None:
+    held = manifest(
+        engine("first", "fp16"),
+        engine("second", "fp16", verified_on="NVIDIA A10, tensorrt-rtx 1.7"),
+        engine("third", "fp16", verified_on="NVIDIA L4, tensorrt-rtx 1.7"),
+    )
+    variant = held.variants[1]
+    found, refusal = engines_for(held, variant, facts(RTX))
+    assert ([item.id for item in found], refusal) == (["third", "second", "first"], None)
+    assert engines_for(held, variant, CPU) == ((), "the backend runs no engines")
+
+
+def test_what_was_refused_is_passed_over_with_its_reason() -> None:
+    held = manifest(engine("first", "fp16"), engine("second", "fp16"), engine("whole", "fp32"))
+    assert choose(held, [facts(RTX), CPU], refused={"first": "it is wrong"}).engine == "second"
+    both = {"first": "it is wrong", "second": "so is it"}
+    choice = choose(held, [facts(RTX), CPU], refused=both)
+    assert choice.engine == "whole"
+    assert "fp16 on tensorrt: it is wrong; so is it" in choice.reasons
+    choice = choose(held, [facts(RTX), CPU], refused={**both, "whole": "and the third"})
+    assert (choice.backend, choice.engine) == ("openvino", None)
+    with pytest.raises(UnavailableError) as caught:
+        choose(held, [facts(RTX)], refused={**both, "whole": "and the third"})
+    assert "fp32 on tensorrt: and the third" in caught.value.details
+    assert caught.value.message == "nothing in the bundle can be computed by tensorrt on this host"
+    with pytest.raises(UnavailableError) as caught:
+        choose(held, [facts(RTX), CPU], precision="fp16", refused=both)
+    assert "fp16 on tensorrt: it is wrong; so is it" in caught.value.details

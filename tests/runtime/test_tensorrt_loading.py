@@ -121,6 +121,13 @@ def run_once() -> None:
     assert cuda.launched == 0, "TensorRT-RTX captures its graphs itself"
 
 
+def test_the_host_is_the_library_and_the_device() -> None:
+    cuda = SimulatedCuda()
+    found = host_from_device(library(cuda), cuda.info)
+    assert (found.library, found.version) == ("tensorrt-rtx", "1.7")
+    assert (found.gpu, found.capability, found.driver) == ("Simulated GPU", "8.6", "13.0")
+
+
 def test_what_was_compiled_is_kept_for_the_next_process(cache_folder: Path) -> None:
     run_once()
     assert RtxEngine.compiled == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Final
 
 from resnet_runtime.errors import InputError
@@ -18,6 +19,10 @@ ENGINE_BACKENDS: Final = ("tensorrt",)
 
 NAMES: Final = (*ENGINE_BACKENDS, *BACKENDS)
 """What ``load(..., backend=name)`` knows."""
+
+
+EngineOpener = Callable[[str, Engine, bytes, Signature, str], Backend]
+"""What ``open_engine`` is, so that a test can pass in another."""
 
 
 def facts_of(name: str) -> BackendFacts:
@@ -52,6 +57,7 @@ def open_engine(name: str, engine: Engine, data: bytes, signature: Signature, pr
         UnavailableError: the engine was built for something else than what is here.
         BackendError: it cannot be loaded.
     """
+    assert name in ENGINE_BACKENDS
     backend = importlib.import_module(f"{__name__}.{name}").open_engine(engine, data, signature, precision)
     assert isinstance(backend, Backend)
     return backend
@@ -63,7 +69,7 @@ def open_backend(
     """Load a graph.
 
     Args:
-        name: one of ``BACKENDS``.
+        name: one of ``BACKENDS``; what runs engines takes no graph.
         model: the bytes of an ONNX file.
         signature: what the graph takes and gives.
         precision: what it has to be computed in.
@@ -73,6 +79,7 @@ def open_backend(
         UnavailableError: the backend would compute it in another precision.
         BackendError: the library failed to load the graph.
     """
+    assert name in BACKENDS
     backend = importlib.import_module(f"{__name__}.{name}").open_backend(model, signature, precision, kept)
     assert isinstance(backend, Backend)
     return backend

@@ -11,11 +11,13 @@ where it is installed.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,9 @@ from numpy.typing import NDArray
 from resnet_runtime.errors import BackendError, UnavailableError
 
 Bytes = NDArray[np.uint8]
+
+_NON_BLOCKING: Final = 1
+"""CU_STREAM_NON_BLOCKING, for which PyCUDA has no name."""
 
 
 class CudaError(BackendError):
@@ -174,7 +179,7 @@ def cuda_device(ordinal: int = 0) -> Cuda:
         UnavailableError: as ``device_info``.
         CudaError: the context cannot be made.
     """
-    return _PyCuda(_driver(ordinal), ordinal)
+    return _PyCuda(_driver(ordinal), ordinal, _bindings(), _pop_context)
 
 
 def _driver(ordinal: int) -> Any:
@@ -202,14 +207,23 @@ def _info(driver: Any, ordinal: int) -> DeviceInfo:
 
 
 class _PyCuda:
-    """PyCUDA's driver API on one device's primary context."""
+    """PyCUDA's driver API on one device's primary context.
 
-    def __init__(self, driver: Any, ordinal: int) -> None:
+    The context is released when nobody uses it any more: ``close`` was called, the memory that outlives the backend is
+    freed, and no thread has it current.
+    """
+
+    def __init__(
+        self, driver: Any, ordinal: int, bindings: tuple[Any, str | None], pop_context: Callable[[], None]
+    ) -> None:
         self._driver = driver
         self._info = _info(driver, ordinal)
         with self._errors():
             self._context = driver.Device(ordinal).retain_primary_context()
-        self._bindings, self._no_bindings = _bindings()
+        self._bindings, self._no_bindings = bindings
+        self._pop_context = pop_context
+        self._lock = threading.Lock()
+        self._users = 1
 
     @property
     def info(self) -> DeviceInfo:
@@ -221,16 +235,21 @@ class _PyCuda:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        with self._errors():
-            self._context.push()
+        self._used()
         try:
-            yield
+            with self._errors():
+                self._context.push()
+            try:
+                yield
+            finally:
+                with self._errors():
+                    self._driver.Context.pop()
         finally:
-            self._driver.Context.pop()
+            self.unused()
 
     def stream(self) -> Stream:
         with self._errors():
-            made = self._driver.Stream(self._driver.stream_flags.NON_BLOCKING)
+            made = self._driver.Stream(_NON_BLOCKING)
         return _PyStream(self, made)
 
     def external(self, handle: int) -> Stream:
@@ -247,7 +266,9 @@ class _PyCuda:
 
     def allocate(self, size: int) -> Memory:
         with self._errors():
-            return _PyMemory(self, self._driver.mem_alloc(max(size, 1)))
+            made = self._driver.mem_alloc(max(size, 1))
+        self._used()
+        return _PyMemory(self, made)
 
     def pinned(self, size: int) -> Pinned:
         with self._errors():
@@ -280,7 +301,28 @@ class _PyCuda:
             self._driver.Context.synchronize()
 
     def close(self) -> None:
+        self.unused()
+
+    def unused(self) -> None:
+        """One user less; after the last one the context is released."""
+        with self._lock:
+            self._users -= 1
+            if self._users > 0:
+                return
+        # PyCUDA's detach() releases a context that is current in whichever thread this is, and only in its own thread
+        # one that is not. It takes the release for a pop, which it is not for a primary context: so that is done first.
+        try:
+            self._context.push()
+        except self._driver.Error:
+            return  # broken for good: it goes with the process
+        self._pop_context()
         self._context.detach()
+
+    def _used(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                raise CudaError("CUDA: the device was closed")
+            self._users += 1
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -303,6 +345,11 @@ class _PyCuda:
     @property
     def errors(self) -> Any:
         return self._errors
+
+
+def _pop_context() -> None:
+    """Take the thread's current context off its stack without PyCUDA's knowledge."""
+    ctypes.CDLL("libcuda.so.1").cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
 def _bindings() -> tuple[Any, str | None]:
@@ -420,6 +467,7 @@ class _PyMemory:
     def free(self) -> None:
         with self._cuda.errors():
             self._raw.free()
+        self._cuda.unused()
 
 
 class _PyPinned:

@@ -72,18 +72,31 @@ class Library:
         """An empty, strongly typed network."""
         return builder.create_network(1 << int(self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
-    def set_capabilities(self, config: Any, capabilities: tuple[str, ...]) -> None:
-        """Build for these instead of what is the default.
+    def check_capabilities(self, capabilities: tuple[str, ...]) -> None:
+        """Refuse what portable engines cannot be built for.
 
         Raises:
-            UnavailableError: the library does not know one of them.
+            UnavailableError: the library does not know one of them, or builds for the GPU that is there.
         """
+        if not self.portable:
+            raise UnavailableError(
+                f"{self.name} builds engines for the GPU that is there, not for compute capability "
+                f"{', '.join(capabilities)}: take --engine tensorrt-rtx for that"
+            )
         unknown = [name for name in capabilities if name not in self.capabilities]
         if unknown:
             raise UnavailableError(
                 f"{self.name} {self.version} builds no engines for compute capability {', '.join(unknown)}: "
                 f"it knows {', '.join(self.capabilities)}"
             )
+
+    def set_capabilities(self, config: Any, capabilities: tuple[str, ...]) -> None:
+        """Build for these instead of what is the default.
+
+        Raises:
+            UnavailableError: as ``check_capabilities``.
+        """
+        self.check_capabilities(capabilities)
         config.num_compute_capabilities = len(capabilities)
         for index, name in enumerate(capabilities):
             member = self.module.ComputeCapability.__members__["SM" + name.replace(".", "")]

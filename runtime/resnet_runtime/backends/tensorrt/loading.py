@@ -7,9 +7,7 @@ refuses a cache that does not fit, and it is then made anew.
 
 from __future__ import annotations
 
-import os
 import platform
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from resnet_runtime.backends.base import Signature
 from resnet_runtime.engine_fit import Host, misfit
 from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import Engine
+from resnet_runtime.user_cache import cache_folder, keep
 
 from .backend import TensorRTBackend
 from .cuda import Cuda, DeviceInfo
@@ -27,7 +26,7 @@ from .library import Library
 def host_from_device(library: Library, device: DeviceInfo) -> Host:
     """What an engine would run on here."""
     system = f"{platform.system().lower()}-{platform.machine().lower()}"
-    return Host(library.name, library.version, system, device.name, device.capability)
+    return Host(library.name, library.version, system, device.name, device.capability, device.driver)
 
 
 def backend_from_engine(
@@ -79,9 +78,8 @@ def backend_from_engine(
 
 def cache_file(engine: Engine, host: Host) -> Path:
     """Where what TensorRT-RTX compiled of an engine is kept."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"{engine.file.sha256[:24]}-{host.version}-sm{host.capability.replace('.', '')}.cache"
-    return root / "resnet-runtime" / "tensorrt-rtx" / name
+    return cache_folder("tensorrt-rtx") / name
 
 
 class RuntimeCache:
@@ -119,13 +117,4 @@ class RuntimeCache:
         data = b"" if found is None else bytes(found)
         if not data or data == self._known:
             return
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self._path.parent)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                Path(temporary).replace(self._path)
-            except OSError:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+        keep(self._path, data)

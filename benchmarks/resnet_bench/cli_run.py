@@ -1,0 +1,154 @@
+"""``resnet-bench run``: how fast a bundle answers on this host, beside the other ways to run its network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resnet_runtime.errors import DetailedError
+
+if TYPE_CHECKING:
+    from .cases import Case, Subject
+    from .gpu_host import ThisGpu
+    from .speed import LoopOptions, Row
+
+SCHEMA = "resnet-bench-run/1"
+
+_CPU_BATCHES = (1, 8)
+_GPU_BATCHES = (1, 8, 32, 128, 256)
+
+
+@click.command("run")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The checkpoint that BUNDLE was exported from, for the rows that need PyTorch.",
+)
+@click.option("--trust", is_flag=True, help="Run code that FILE may hold.")
+@click.option(
+    "--batch", "batches", metavar="N,...", help="Batch sizes.  [default: 1,8 on a CPU, 1,8,32,128,256 on a GPU]"
+)
+@click.option("--against", metavar="NAME,...", help="Peers to compare with, or none.  [default: all that run here]")
+@click.option("--rounds", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="Keep the raw samples.")
+def run_command(
+    bundle: Path,
+    model: Path | None,
+    trust: bool,
+    batches: str | None,
+    against: str | None,
+    rounds: int,
+    json_file: Path | None,
+) -> None:
+    """Time BUNDLE on this host, in rounds in which every way to run its network has its turn.
+
+    Answers are checked first. On a host with a GPU: this runtime with transfers and without, with CUDA graphs and
+    without, a bare loop over each engine, and the peers there. On another host: this runtime on each backend, the
+    backends' own libraries, and eager PyTorch.
+    """
+    from .speed import LoopOptions
+    from .speed_table import speed_table
+
+    options = LoopOptions(rounds=rounds)
+    sizes = None if batches is None else _sizes(batches)
+    try:
+        figures, rows = _measured(bundle, model, trust, sizes, against, options)
+    except DetailedError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(error.exit_status) from None
+    for line in speed_table(rows, options):
+        click.echo(line)
+    if json_file is not None:
+        _keep(json_file, figures)
+    if any(row.state == "failed" for row in rows):
+        raise SystemExit(1)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Of a list with commas, each once."""
+    try:
+        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise click.UsageError(f"--batch is {text!r}: give sizes such as 1,8,32")
+    return found
+
+
+def _measured(
+    path: Path,
+    model: Path | None,
+    trust: bool,
+    batches: tuple[int, ...] | None,
+    against: str | None,
+    options: LoopOptions,
+) -> tuple[dict[str, Any], list[Row]]:
+    """The figures of the record, and the rows.
+
+    Raises:
+        DetailedError: the bundle or the model cannot be read, or something was asked for that is nowhere.
+    """
+    from resnet_runtime.bundle import Bundle
+
+    from .cases import Subject
+    from .gpu_host import ThisGpu, has_gpu
+    from .plan import checked_batches, checked_names, run
+    from .speed_figures import row_json
+
+    names = None if against is None else checked_names(against)
+    bundle = Bundle.open(path)
+    gpu = ThisGpu() if has_gpu() else None
+    sizes, dropped = checked_batches(bundle.manifest, batches, _CPU_BATCHES if gpu is None else _GPU_BATCHES)
+    network = None
+    if model is not None:
+        from .eager_network import network_from_file
+
+        network = network_from_file(model, bundle, trust=trust)
+    subject = Subject(bundle=bundle, check=bundle.check_data(), network=network)
+    rows = run(
+        _planned(subject, names, gpu), sizes, subject.check, options, tell=lambda text: click.echo(text, err=True)
+    )
+    for size in dropped:
+        largest = bundle.manifest.input.batch.largest
+        click.echo(f"batch {size} is left out: the bundle's largest is {largest}", err=True)
+    figures = {
+        "schema": SCHEMA,
+        "bundle": {"name": path.name, "model": dataclasses.asdict(bundle.manifest.model)},
+        "gpu": None if gpu is None else gpu.describe(),
+        "settings": {
+            **dataclasses.asdict(options),
+            "batches": list(sizes),
+            "left_out": list(dropped),
+            "against": names,
+        },
+        "rows": [row_json(row, rows) for row in rows],
+    }
+    return figures, rows
+
+
+def _planned(subject: Subject, names: Sequence[str] | None, gpu: ThisGpu | None) -> Callable[[int], list[Case]]:
+    """The cases of a batch size on this host."""
+    if gpu is None:
+        from .cases import cpu_cases
+
+        return lambda batch: cpu_cases(subject, batch, names)
+    from .gpu_cases import gpu_cases
+    from .gpu_peers import GPU_PEERS
+
+    return lambda batch: gpu_cases(subject, batch, None if names is None else tuple(names), gpu, GPU_PEERS)
+
+
+def _keep(path: Path, figures: dict[str, Any]) -> None:
+    from .cli import record_of, write_record
+    from .peers import peer_versions
+    from .plan import gpu_versions
+
+    record = record_of("run", figures)
+    record["tools"] |= peer_versions() | gpu_versions()
+    write_record(path, record)

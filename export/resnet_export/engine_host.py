@@ -1,0 +1,56 @@
+"""What builds and runs engines on this host: the one door to libraries and device, so that tests can have another."""
+
+from __future__ import annotations
+
+import platform
+from typing import Protocol
+
+from resnet_runtime.backends import open_engine
+from resnet_runtime.backends.base import Backend, Signature
+from resnet_runtime.backends.tensorrt.cuda import DeviceInfo, device_info
+from resnet_runtime.backends.tensorrt.library import Library, library_named
+from resnet_runtime.engine_fit import Host
+from resnet_runtime.errors import UnavailableError
+from resnet_runtime.manifest import Engine
+
+
+class EngineHost(Protocol):
+    """A host."""
+
+    def library(self, name: str) -> Library:
+        """One of ``library.LIBRARIES``. Raises UnavailableError where it is not installed."""
+
+    def device(self) -> DeviceInfo | None:
+        """The GPU that engines would run on; None where there is none that PyCUDA can use."""
+
+    def open(self, engine: Engine, data: bytes, signature: Signature, precision: str) -> Backend:
+        """Load an engine as the runtime does. Raises UnavailableError, or BackendError where it cannot be loaded."""
+
+
+class ThisHost:
+    """The host that this process is on."""
+
+    def library(self, name: str) -> Library:
+        """Import it."""
+        return library_named(name)
+
+    def device(self) -> DeviceInfo | None:
+        """The first CUDA device."""
+        try:
+            return device_info()
+        except UnavailableError:
+            return None
+
+    def open(self, engine: Engine, data: bytes, signature: Signature, precision: str) -> Backend:
+        """On the first device."""
+        return open_engine("tensorrt", engine, data, signature, precision)
+
+
+def system() -> str:
+    """As manifests name it, such as ``linux-x86_64``."""
+    return f"{platform.system().lower()}-{platform.machine().lower()}"
+
+
+def running_on(library: Library, device: DeviceInfo) -> Host:
+    """What an engine of that library would run on."""
+    return Host(library.name, library.version, system(), device.name, device.capability)
