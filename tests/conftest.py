@@ -7,7 +7,7 @@ import functools
 import pytest
 from hypothesis import settings
 
-from resnet_runtime.backends.tensorrt.cuda import device_info
+from resnet_runtime.backends.tensorrt.pycuda_device import device_info
 from resnet_runtime.errors import UnavailableError
 
 # Derandomized: the same examples in every run, so that a failure is a change and not luck.

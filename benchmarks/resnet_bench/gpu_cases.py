@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from resnet_runtime.backends.base import Backend, BackendFacts, Pending, TensorSpec, signature_from_manifest
-from resnet_runtime.backends.tensorrt.backend import TensorRTBackend
 from resnet_runtime.backends.tensorrt.cuda import Cuda
 from resnet_runtime.backends.tensorrt.library import Library
 from resnet_runtime.backends.tensorrt.loading import RuntimeCache, backend_from_engine, cache_file, host_from_device
@@ -103,17 +102,8 @@ class EngineSource:
             BackendError: it cannot be loaded.
         """
         signature, precision = signature_from_manifest(self.bundle.manifest), self.variant.precision
-        library, cuda = self.host.library(self.engine.builder), self.host.cuda()
-        try:
-            if graphs:
-                data = self.bundle.read(self.engine.file)
-                return backend_from_engine(self.engine, data, signature, precision, library, cuda)
-            description = f"{library.name} {library.version} on {cuda.info.name}, {precision}, no CUDA graphs"
-            engine = self.deserialized(library, cuda, graphs=False)
-            return TensorRTBackend(engine, cuda, signature, description, graphs=False)
-        except BaseException:
-            cuda.close()
-            raise
+        library, data = self.host.library(self.engine.builder), self.bundle.read(self.engine.file)
+        return backend_from_engine(self.engine, data, signature, precision, library, self.host.cuda(), graphs=graphs)
 
     def deserialized(self, library: Library, cuda: Cuda, *, graphs: bool) -> Any:
         """The ``ICudaEngine``.

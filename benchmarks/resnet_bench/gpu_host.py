@@ -13,8 +13,9 @@ import numpy as np
 
 from resnet_runtime.backends import facts_of
 from resnet_runtime.backends.base import BackendFacts, TensorSpec
-from resnet_runtime.backends.tensorrt.cuda import Cuda, cuda_device, device_info
+from resnet_runtime.backends.tensorrt.cuda import Cuda
 from resnet_runtime.backends.tensorrt.library import Library, library_named
+from resnet_runtime.backends.tensorrt.pycuda_device import cuda_device, device_info
 from resnet_runtime.errors import UnavailableError
 
 from .cases import Array

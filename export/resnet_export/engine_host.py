@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Protocol
 
 from resnet_runtime.backends import open_engine
 from resnet_runtime.backends.base import Backend, Signature
-from resnet_runtime.backends.tensorrt.cuda import DeviceInfo, device_info
+from resnet_runtime.backends.tensorrt.cuda import DeviceInfo
 from resnet_runtime.backends.tensorrt.library import Library, library_named
-from resnet_runtime.engine_fit import Host
+from resnet_runtime.backends.tensorrt.pycuda_device import device_info
 from resnet_runtime.errors import UnavailableError
 from resnet_runtime.manifest import Engine
 
@@ -44,13 +43,3 @@ class ThisHost:
     def open(self, engine: Engine, data: bytes, signature: Signature, precision: str) -> Backend:
         """On the first device."""
         return open_engine("tensorrt", engine, data, signature, precision)
-
-
-def system() -> str:
-    """As manifests name it, such as ``linux-x86_64``."""
-    return f"{platform.system().lower()}-{platform.machine().lower()}"
-
-
-def running_on(library: Library, device: DeviceInfo) -> Host:
-    """What an engine of that library would run on."""
-    return Host(library.name, library.version, system(), device.name, device.capability)

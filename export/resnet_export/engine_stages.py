@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from resnet_runtime.manifest import Batch, Engine, FileRecord, Manifest, Variant
 
 from .engine import EngineOptions, EngineRequest, engine_from_request
 from .engine_gate import verified_engine
-from .engine_host import EngineHost, ThisHost, system
+from .engine_host import EngineHost, ThisHost
 from .engine_writer import add_engine
 from .errors import EngineError, RequestError
 from .progress import Progress, Stage, Timings
@@ -210,12 +211,14 @@ def _built(
 ) -> tuple[Engine, bytes]:
     """Build, and verify where the device is here; the record lacks its file, which is filled in when it is written."""
     steps = functools.partial(_advance, stage)
-    built = _in_a_thread(functools.partial(engine_from_request, request, library, options.build, steps))
+    built = _in_a_thread(
+        lambda stop: engine_from_request(request, library, options.build, steps, stop=stop, device=device)
+    )
     for message in built.messages:
         stage.warn(message)
     engine = _record(variant, request, library, device, options)
     stage.tell(f"{len(built.data) / 1e6:.1f} MB, {built.convolutions} convolutions in {variant.precision}")
-    engine = verified_engine(bundle, engine, variant, built.data, library, device, host, stage)
+    engine = verified_engine(bundle, engine, variant, request, built, library, device, host, stage)
     where = engine.gpu or f"compute capability {', '.join(engine.compute_capabilities)}"
     seen = "not verified on a GPU yet" if engine.verified_on is None else f"verified on {engine.verified_on}"
     stage.tell(f"for {where}, by {library.name} {library.version}; {seen}")
@@ -240,7 +243,7 @@ def _record(
         file=FileRecord(path="unwritten", sha256="0" * 64, size=0),
         builder=library.name,
         builder_version=library.version,
-        platform=system(),
+        platform=f"{platform.system().lower()}-{platform.machine().lower()}",
         gpu=None if library.portable or device is None else device.name,
         compute_capabilities=capabilities,
         compatibility=(PORTABLE if library.portable else AMPERE_PLUS if build.hardware_compatible else DEVICE)

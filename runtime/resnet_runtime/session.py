@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .backends import EngineOpener, facts_of, host_facts, open_backend, open_engine
 from .backends.base import Arrays, Backend, BackendFacts, Pending, Signature, misfit, signature_from_manifest
+from .backends.tensorrt.device_arrays import is_device_array
 from .bundle import Bundle
 from .engine_fit import host_of
 from .errors import BackendError, CheckError, ClosedError, InputError, ResnetRuntimeError, UnavailableError
@@ -216,14 +217,20 @@ class Session:
 
         Args:
             batch: as ``infer`` takes it, N up to the signature's largest batch; not to be written to before
-                ``result()`` has returned.
-            outputs: arrays of the caller's to write into, by output name: (N, ...) float32.
-            stream: the caller's stream on the backend's device; None on a CPU.
+                ``result()`` has returned. Where the backend is on a GPU, an array there, which has
+                ``__cuda_array_interface__`` or ``__dlpack__`` (torch, CuPy), is taken without a copy, and the outputs
+                are arrays there too.
+            outputs: arrays of the caller's to write into, by output name: (N, ...) float32, where ``batch`` is.
+            stream: the handle of the caller's CUDA stream, which an array on the GPU is ready on, and whose later work
+                finds the outputs; None: the one that the array names. Not for arrays of the host.
 
         Raises:
-            InputError: the batch or an output has another shape or dtype, or an output is not known or is read-only.
+            InputError: the batch or an output has another shape or dtype, or an output is not known or is read-only; or
+                it is on a GPU and the backend is not.
         """
         backend = self._open()
+        if is_device_array(batch):
+            return self._started_on_device(backend, batch, outputs, stream)
         batch = self._validated(batch)
         if len(batch) > self.signature.largest_batch:
             raise InputError(
@@ -232,6 +239,20 @@ class Session:
             )
         if outputs is not None:
             self._validate_outputs(outputs, len(batch))
+        return backend.start({self.signature.input.name: batch}, outputs, stream)
+
+    def _started_on_device(
+        self, backend: Backend, batch: NDArray[Any], outputs: Arrays | None, stream: object | None
+    ) -> Pending:
+        """What the engine takes is checked by the backend, which reads the array's address anyway."""
+        if not getattr(backend, "takes_device_arrays", False):
+            raise InputError(
+                f"the batch is on a GPU, and {backend.description} takes arrays of the host: copy it there"
+            )
+        unknown = [name for name in outputs or {} if name not in {spec.name for spec in self.signature.outputs}]
+        if unknown:
+            names = ", ".join(spec.name for spec in self.signature.outputs)
+            raise InputError(f"there is no output {unknown[0]!r}: the model has {names}")
         return backend.start({self.signature.input.name: batch}, outputs, stream)
 
     def close(self) -> None:
@@ -256,7 +277,7 @@ class Session:
     def _validated(self, batch: NDArray[Any]) -> NDArray[Any]:
         spec = self.signature.input
         if not isinstance(batch, np.ndarray):
-            raise InputError(f"the batch is a {type(batch).__name__}, not a numpy array")
+            raise InputError(_no_array(batch))
         if batch.shape[1:] != spec.shape or batch.ndim == 0:
             wanted = ", ".join(map(str, spec.shape))
             raise InputError(f"the batch has the shape {batch.shape}, and the model takes (N, {wanted})")
@@ -283,3 +304,8 @@ class Session:
                 )
             if not array.flags.writeable:
                 raise InputError(f"the output array {name!r} is read-only: give one that can be written to")
+
+
+def _no_array(batch: object) -> str:
+    hint = ": start() takes an array on a GPU as it is" if is_device_array(batch) else ""
+    return f"the batch is a {type(batch).__name__}, not a numpy array{hint}"

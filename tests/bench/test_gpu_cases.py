@@ -145,7 +145,7 @@ class SimulatedGpu:
 
     def library(self, name: str) -> Library:
         assert name == self.builder
-        strategies = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph")
+        strategies = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph", DISABLED="disabled")
         module = SimpleNamespace(__version__=self.version, Runtime=self._runtime, CudaGraphStrategy=strategies)
         made = Library(name, module)
         object.__setattr__(made, "logger", lambda messages: messages)
@@ -234,7 +234,7 @@ def test_tensorrt_rtx_captures_its_graphs_itself_but_in_the_row_without(
     subject = subject_of(tmp_path, engine_of("tensorrt-rtx", "1.7"))
     rows = measured(subject, engine_cases(subject, 2, host), host)
     assert {row.state for row in rows} == {MEASURED}
-    assert host.strategies == ["whole graph", "default", "whole graph", "whole graph"]
+    assert host.strategies == ["whole graph", "disabled", "whole graph", "whole graph"]
 
 
 def test_wrong_answers_of_an_engine_are_failed_rows(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,16 +14,20 @@ from numpy.typing import NDArray
 import resnet_runtime
 from resnet_export.engine_stages import EnginesOptions, builder_library, engines_after_export, engines_into_bundle
 from resnet_export.errors import EngineError
+from resnet_export.graph import graph_from_bytes
 from resnet_export.options import ExportOptions, ModelOptions
 from resnet_export.pipeline import bundle_from_checkpoint
 from resnet_runtime.backends.base import Backend, Signature
 from resnet_runtime.backends.simulated import SimulatedBackend
+from resnet_runtime.backends.tensorrt.backend import TensorRTBackend
 from resnet_runtime.backends.tensorrt.cuda import DeviceInfo
 from resnet_runtime.backends.tensorrt.library import Library
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import Engine
-from tests.export.conftest import TINY_SHAPE
+from resnet_runtime.testing.simulated_cuda import SimulatedCuda
+from resnet_runtime.testing.simulated_engine import SimulatedEngine, SimulatedTensor
+from tests.export.conftest import TINY_CLASSES, TINY_SHAPE
 
 Array = NDArray[np.float32]
 Answers = Callable[[Array], Array]
@@ -60,6 +66,11 @@ class SimulatedHost:
 def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ExportOptions(model=ModelOptions(input_shape=TINY_SHAPE), variants=("fp32", "fp16", "bf16"), engines=None)
     return bundle_from_checkpoint(tiny_checkpoint, tmp_path_factory.mktemp("gate") / "a.bundle", options).path
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -114,6 +125,7 @@ def test_one_for_another_gpu_is_added_unverified(bundle: Path, right: Answers) -
     assert host.opened == []
 
 
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 def test_tensorrt_s_engine_is_for_the_gpu_that_is_here(bundle: Path, right: Answers) -> None:
     host = SimulatedHost(right)
     engines_into_bundle(bundle, EnginesOptions(), host=host)
@@ -155,3 +167,50 @@ def test_after_an_export_an_engine_that_fails_is_a_warning(bundle: Path, right: 
     (warning,) = result.warnings
     assert warning.startswith("an engine was not built: the engine fp16-tensorrt-rtx")
     assert Bundle.open(bundle).manifest.engines == ()
+
+
+class InspectedEngine(SimulatedEngine):
+    """An engine whose inspector says what every convolution computes in."""
+
+    def __init__(self, cuda: SimulatedCuda, answers: Answers, kind: str | None, names: list[str]) -> None:
+        inputs = (SimulatedTensor("input", "float32", TINY_SHAPE),)
+        outputs = (SimulatedTensor("logits", "float32", (TINY_CLASSES,)),)
+        super().__init__(cuda, lambda found: {"logits": answers(found["input"])}, inputs, outputs, ((1, 8, 32),))
+        self._kind, self._names = kind, names
+
+    def create_engine_inspector(self) -> SimpleNamespace:
+        layers = [
+            {
+                "Name": name,
+                "LayerType": "CaskConvolution",
+                "Inputs": [{"Name": f"{name}_in", "Format/Datatype": f"{self._kind} NHWC"}],
+                "Outputs": [{"Name": f"{name}_out", "Format/Datatype": f"{self._kind} NHWC"}],
+                "ParameterType": "Convolution",
+            }
+            for name in self._names
+        ]
+        text = json.dumps({"Layers": layers if self._kind else self._names, "Bindings": []})
+        return SimpleNamespace(get_engine_information=lambda form: text)
+
+
+@pytest.mark.parametrize("kind", ["Half", "Float", None])
+def test_what_the_inspector_shows_is_held_to_what_was_promised(bundle: Path, right: Answers, kind: str | None) -> None:
+    opened = Bundle.open(bundle)
+    fp16 = opened.manifest.variant("fp16")
+    assert fp16 is not None
+    names = [str(node.name) for node in graph_from_bytes(opened.read(fp16.file)).nodes("Conv")]
+
+    class Host(SimulatedHost):
+        def open(self, engine: Engine, data: bytes, signature: Signature, precision: str) -> Backend:
+            cuda = SimulatedCuda()
+            return TensorRTBackend(InspectedEngine(cuda, right, kind, names), cuda, signature, "simulated")
+
+    options = EnginesOptions(library="tensorrt-rtx")
+    if kind == "Float":
+        with pytest.raises(EngineError, match=f"{len(names)} of {len(names)} convolutions"):
+            engines_into_bundle(bundle, options, host=Host(right))
+        assert Bundle.open(bundle).manifest.engines == ()
+        return
+    result = engines_into_bundle(bundle, options, host=Host(right))
+    assert result.engines[0].verified_on is not None
+    assert bool(result.warnings) == (kind is None), "what could not be seen is said"

@@ -24,8 +24,8 @@ from resnet_runtime.backends.tensorrt.cuda import (
     OutOfMemoryError,
     Pinned,
     Stream,
-    cuda_device,
 )
+from resnet_runtime.backends.tensorrt.pycuda_device import cuda_device
 from resnet_runtime.testing.simulated_cuda import SimulatedCuda
 from tests.runtime.device_work import KernelWork, SimulatedWork, Work
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_runtime.backends.tensorrt.cuda import CudaError, OutOfMemoryError, _PyCuda
+from resnet_runtime.backends.tensorrt.cuda import CudaError, OutOfMemoryError
+from resnet_runtime.backends.tensorrt.pycuda_device import _PyCuda
 
 TORCH = "torch's primary context"
 PRIMARY = "the primary context"

@@ -318,3 +318,96 @@ def test_threads_get_their_own_answers(graphs: bool) -> None:
     assert failures == []
     backend.close()
     assert freed(cuda)
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_fewer_than_an_engine_takes_are_filled_up(graphs: bool) -> None:
+    ran: list[NDArray[np.float32]] = []
+
+    def function(found: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        ran.append(found["input"].copy())
+        return answer(found)
+
+    cuda = SimulatedCuda()
+    backend = made(cuda, profiles=((1, 1, 1), (4, 8, 8)), function=function, contexts=1, graphs=graphs)
+    for size, run in ((1, 1), (2, 4), (3, 4), (4, 4), (5, 5), (3, 4), (2, 4), (3, 4), (8, 8)):
+        image = batch(size, size)
+        check(backend.start({"input": image}).result(), image)
+        assert len(ran[-1]) == run
+        np.testing.assert_array_equal(ran[-1][size:], np.repeat(image[-1:], run - size, axis=0))
+    backend.close()
+    assert freed(cuda)
+
+
+def test_a_failure_does_not_spoil_what_another_thread_captures() -> None:
+    cuda = SimulatedCuda()
+    backend = made(cuda, contexts=2)
+    image = batch(2)
+    for pending in [backend.start({"input": image}) for _ in range(2)]:  # each in a slot of its own
+        pending.result()
+    begin = cuda.begin_capture
+    failed: list[BaseException] = []
+
+    def capture(stream: Stream) -> None:
+        begin(stream)
+        cuda.begin_capture = begin
+        cuda.fail_next(CudaError("CUDA: launch failed for want of resources"))
+        other = threading.Thread(target=fail)  # it takes the other slot
+        other.start()
+        other.join(60)
+
+    def fail() -> None:
+        try:
+            backend.start({"input": batch(3)})
+        except CudaError as error:
+            failed.append(error)
+
+    cuda.begin_capture = capture
+    check(backend.start({"input": image}).result(), image)
+    assert [str(error) for error in failed] == ["CUDA: launch failed for want of resources"]
+    launched = cuda.launched
+    for pending in [backend.start({"input": image}) for _ in range(2)]:
+        check(pending.result(), image)
+    assert cuda.launched > launched, "the graph was captured all the same"
+    backend.close()
+    assert freed(cuda)
+
+
+def test_the_first_error_of_a_capture_is_the_one_that_is_told() -> None:
+    cuda = SimulatedCuda()
+    backend = made(cuda, contexts=1)
+    backend.start({"input": batch(2)}).result()
+    begin, end = cuda.begin_capture, cuda.end_capture
+
+    def began(stream: Stream) -> None:
+        begin(stream)
+        cuda.fail_next(CudaError("CUDA: the first"))
+
+    def ended(stream: Stream) -> Graph:
+        end(stream).free()
+        raise CudaError("CUDA: the capture was invalidated")
+
+    cuda.begin_capture, cuda.end_capture = began, ended
+    with pytest.raises(CudaError, match="CUDA: the first"):
+        backend.start({"input": batch(2)})
+    cuda.begin_capture, cuda.end_capture = begin, end
+    image = batch(2, 7)
+    check(backend.start({"input": image}).result(), image)
+
+
+def test_a_slot_that_cannot_be_made_breaks_nothing_unless_the_context_is_broken() -> None:
+    for sticky in (False, True):
+        cuda = SimulatedCuda()
+        backend = made(cuda)
+        image = batch(2)
+        pending = backend.start({"input": image})
+        cuda.fail_next(CudaError("CUDA: it failed"), sticky=sticky)
+        with pytest.raises(CudaError, match="CUDA: it failed"):
+            backend.start({"input": image})
+        if sticky:
+            with pytest.raises(BackendError, match="broke in an earlier call"):
+                backend.start({"input": image})
+        else:
+            check(pending.result(), image)
+            check(backend.start({"input": image}).result(), image)
+        backend.close()

@@ -233,3 +233,15 @@ def test_what_is_a_device_array() -> None:
     assert is_device_array(Capsule(64, (1,)))
     assert is_device_array(DeviceArray(1, (1,), FLOAT, None, None))
     assert not is_device_array([1.0])
+
+
+def test_fewer_than_the_engine_takes_are_refused_on_the_device() -> None:
+    cuda = SimulatedCuda()
+    backend = made(cuda, profiles=((4, 8, 8),))
+    with pytest.raises(InputError, match="the engine takes batches from 4 on the device, not of 3: fill them up"):
+        backend.start({"input": Array(cuda, batch(3))})
+    image = batch(4)
+    found = backend.start({"input": Array(cuda, image)}).result()
+    with cuda.current():
+        legacy = cuda.external(LEGACY_STREAM)
+    check({name: read(cuda, array, legacy) for name, array in found.items()}, image)

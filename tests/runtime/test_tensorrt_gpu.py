@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from resnet_runtime.backends.base import Signature, TensorSpec
 from resnet_runtime.backends.tensorrt.backend import TensorRTBackend
-from resnet_runtime.backends.tensorrt.cuda import cuda_device, device_info
 from resnet_runtime.backends.tensorrt.library import LIBRARIES, Library, library_named
 from resnet_runtime.backends.tensorrt.loading import backend_from_engine, host_from_device
+from resnet_runtime.backends.tensorrt.pycuda_device import cuda_device, device_info
 from resnet_runtime.engine_fit import DEVICE, PORTABLE
 from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import Batch, Engine, FileRecord

@@ -95,9 +95,8 @@ def library(cuda: SimulatedCuda, *, version: str = "1.7", loads: bool = True) ->
 
         return SimpleNamespace(deserialize_cuda_engine=deserialize)
 
-    module = SimpleNamespace(
-        __version__=version, Runtime=runtime, CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph")
-    )
+    strategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph", DISABLED="no graphs")
+    module = SimpleNamespace(__version__=version, Runtime=runtime, CudaGraphStrategy=strategy)
     made = Library("tensorrt-rtx", module)
     object.__setattr__(made, "logger", lambda messages: messages)
     return made
@@ -165,3 +164,33 @@ def test_none_does_not_travel() -> None:
     with pytest.raises(BackendError, match=said):
         backend_from_engine(ENGINE, b"engine", SIGNATURE, "fp16", library(cuda, loads=False), cuda)
     assert cuda.depth == 0
+
+
+def test_the_largest_batch_is_the_engine_s_own() -> None:
+    cuda = SimulatedCuda()
+    profiles = (Batch(smallest=1, optimal=1, largest=1), Batch(smallest=2, optimal=4, largest=4))
+    engine = dataclasses.replace(ENGINE, profiles=profiles)
+    backend = backend_from_engine(engine, b"engine", SIGNATURE, "fp16", library(cuda), cuda)
+    assert SIGNATURE.largest_batch == 8
+    assert backend.signature == dataclasses.replace(SIGNATURE, largest_batch=4)
+
+
+@pytest.mark.parametrize(("graphs", "strategy"), [(True, "whole graph"), (False, "no graphs")])
+def test_graphs_are_left_to_the_library_or_off(graphs: bool, strategy: str) -> None:
+    cuda = SimulatedCuda()
+    RtxEngine.configs.clear()
+    backend = backend_from_engine(ENGINE, b"engine", SIGNATURE, "fp16", library(cuda), cuda, graphs=graphs)
+    assert RtxEngine.configs[-1].cuda_graph_strategy == strategy
+    backend.close()
+
+
+def test_a_device_whose_engine_cannot_be_loaded_is_given_back() -> None:
+    cuda = SimulatedCuda()
+    with pytest.raises(BackendError, match="cannot load the engine"):
+        backend_from_engine(ENGINE, b"engine", SIGNATURE, "fp16", library(cuda, loads=False), cuda)
+    assert cuda.closed == 1
+    cuda = SimulatedCuda()
+    backend = backend_from_engine(ENGINE, b"engine", SIGNATURE, "fp16", library(cuda), cuda)
+    assert cuda.closed == 0
+    backend.close()
+    assert cuda.closed == 1

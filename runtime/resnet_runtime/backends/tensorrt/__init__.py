@@ -8,9 +8,9 @@ from resnet_runtime.backends.base import NATIVE, Backend, BackendFacts, Signatur
 from resnet_runtime.errors import UnavailableError
 from resnet_runtime.manifest import Engine
 
-from .cuda import cuda_device, device_info
 from .library import LIBRARIES, library_named
 from .loading import backend_from_engine, host_from_device
+from .pycuda_device import cuda_device, device_info
 
 NAME = "tensorrt"
 
@@ -47,4 +47,5 @@ def open_engine(engine: Engine, data: bytes, signature: Signature, precision: st
         UnavailableError: it was built for something else than what is here.
         BackendError: it cannot be loaded.
     """
-    return backend_from_engine(engine, data, signature, precision, library_named(engine.builder), cuda_device())
+    library = library_named(engine.builder)
+    return backend_from_engine(engine, data, signature, precision, library, cuda_device())

@@ -21,9 +21,9 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from resnet_runtime.backends.base import Arrays, Pending, Signature
-from resnet_runtime.errors import BackendError, ClosedError, ResnetRuntimeError
+from resnet_runtime.errors import BackendError, ClosedError, InputError, ResnetRuntimeError
 
-from .cuda import Cuda, CudaError, OutOfMemoryError
+from .cuda import Cuda, CudaError, OutOfMemoryError, Stream
 from .device_arrays import LEGACY_STREAM, checked_array, device_array, is_device_array, new_array
 from .slot import Slot
 
@@ -48,6 +48,9 @@ class TensorRTBackend:
     Raises:
         BackendError: the engine takes or gives something else than the signature, or there is no memory for one call.
     """
+
+    takes_device_arrays: Final = True
+    """Arrays on the device may be given as they are: see ``start``."""
 
     def __init__(
         self,
@@ -91,6 +94,11 @@ class TensorRTBackend:
         """The library, its version and the precision; why there are no CUDA graphs, where they were to be."""
         return self._description + ("" if self._no_graphs is None else f", without CUDA graphs: {self._no_graphs}")
 
+    @property
+    def engine(self) -> Any:
+        """The ``ICudaEngine``, for its inspector."""
+        return self._engine
+
     def start(self, inputs: Arrays, outputs: Arrays | None = None, stream: object | None = None) -> Pending:
         """As ``base.Backend.start``; an input on the device is not copied, and its outputs stay there.
 
@@ -103,18 +111,22 @@ class TensorRTBackend:
             stream: the handle of the caller's CUDA stream, for an input on the device.
 
         Raises:
-            InputError: a device array is not what the engine takes.
+            InputError: a device array is not what the engine takes, or a stream is given with arrays of the host.
             UnavailableError: device arrays need cuda-bindings, which is not installed.
             BackendError: CUDA or TensorRT failed; where that broke the device's context, every later call fails too.
         """
         array = inputs[self._signature.input.name]
         if is_device_array(array):
             return self._start_on_device(array, outputs, stream)
-        assert stream is None, "host arrays have no stream"
+        if stream is not None:
+            raise InputError(
+                "a stream orders arrays on the GPU, and this batch is an array of the host: leave stream out"
+            )
+        profile, run = self._profile_of(len(array))
         slot = self._take()
         try:
             with self._cuda.current():
-                slot.queue(array, self._profile_of(len(array)))
+                slot.queue(array, run, profile)
         except BaseException as error:
             self._give_back_after(error, slot)
             raise self._failure(error) from error
@@ -128,6 +140,9 @@ class TensorRTBackend:
         array = device_array(value, handle)
         checked_array(array, self._signature.input, len(array))
         handle = handle or array.stream or LEGACY_STREAM
+        profile, run = self._profile_of(len(array))
+        if run != len(array):
+            raise InputError(f"the engine takes batches from {run} on the device, not of {len(array)}: fill them up")
         given = {name: device_array(item, handle) for name, item in (outputs or {}).items()}
         slot = self._take()
         try:
@@ -139,7 +154,7 @@ class TensorRTBackend:
                         found[spec.name] = checked_array(given[spec.name], spec, len(array))
                     else:
                         found[spec.name] = new_array(self._cuda, spec, len(array), handle)
-                slot.queue_on_device(array, found, self._profile_of(len(array)), caller)
+                slot.queue_on_device(array, found, profile, caller)
         except BaseException as error:
             self._give_back_after(error, slot)
             raise self._failure(error) from error
@@ -236,16 +251,25 @@ class TensorRTBackend:
 
     def _give_back_after(self, error: BaseException, slot: Slot) -> None:
         """What a call that failed has queued still comes before the next call's work on the slot's stream."""
-        self._judge(error)
+        self._judge(error, slot.stream)
         self._give_back(slot)
 
-    def _judge(self, error: BaseException) -> None:
-        """Is the context broken? Then every call on it fails from now on, and so does waiting for it."""
+    def _judge(self, error: BaseException, stream: Stream | None = None) -> None:
+        """Is the context broken? Then every call on it fails from now on, and so does waiting for it.
+
+        Only the call's own stream is waited for, or a new one: waiting for the whole context is not allowed while
+        another thread captures a graph, and would spoil that.
+        """
         if self._cause is not None or isinstance(error, OutOfMemoryError):
             return
         try:
             with self._cuda.current():
-                self._cuda.synchronize()
+                if stream is not None:
+                    stream.synchronize()
+                else:
+                    probe = self._cuda.stream()
+                    probe.synchronize()
+                    probe.free()
         except CudaError:
             with self._changed:
                 self._cause = self._cause or str(error)
@@ -266,17 +290,21 @@ class TensorRTBackend:
         with self._changed:
             return next(iter(self._in_flight), None)
 
-    def _profile_of(self, count: int) -> int:
-        """The profile that is tuned for what is nearest to ``count`` images."""
+    def _profile_of(self, count: int) -> tuple[int, int]:
+        """The profile that ``count`` images are run with, and how many it then runs: fewer than it takes are filled up.
+
+        The least is filled up, and of the profiles that are left, it is the one tuned for what is nearest.
+        """
         fits = [
-            (abs(math.log(optimal / count)), index)
+            (max(count, smallest), abs(math.log(optimal / count)), index)
             for index, (smallest, optimal, largest) in enumerate(self._profiles)
-            if smallest <= count <= largest
+            if count <= largest
         ]
         if not fits:
             sizes = ", ".join(f"{smallest} to {largest}" for smallest, _, largest in self._profiles)
             raise BackendError(f"the engine takes batches of {sizes}, not of {count}")
-        return min(fits)[1]
+        run, _, index = min(fits)
+        return index, run
 
 
 class _HostCall:

@@ -7,6 +7,7 @@ refuses a cache that does not fit, and it is then made anew.
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -30,22 +31,40 @@ def host_from_device(library: Library, device: DeviceInfo) -> Host:
 
 
 def backend_from_engine(
-    engine: Engine, data: bytes, signature: Signature, precision: str, library: Library, cuda: Cuda
+    engine: Engine,
+    data: bytes,
+    signature: Signature,
+    precision: str,
+    library: Library,
+    cuda: Cuda,
+    *,
+    graphs: bool = True,
 ) -> TensorRTBackend:
     """Load an engine.
 
     Args:
         engine: of a manifest.
         data: its bytes, of which the digest was checked.
-        signature: of the bundle.
+        signature: of the bundle; the backend's has the largest batch that the engine was built for.
         precision: of the variant, for the description.
         library: of the builder's name.
-        cuda: the device.
+        cuda: the device; it is the backend's, and closed where none is made.
+        graphs: whether CUDA graphs are used, by the backend or by TensorRT-RTX itself.
 
     Raises:
         UnavailableError: it was built for another library, version or device.
         BackendError: the library cannot deserialize it, or there is no memory to run it.
     """
+    try:
+        return _backend(engine, data, signature, precision, library, cuda, graphs)
+    except BaseException:
+        cuda.close()
+        raise
+
+
+def _backend(
+    engine: Engine, data: bytes, signature: Signature, precision: str, library: Library, cuda: Cuda, graphs: bool
+) -> TensorRTBackend:
     host = host_from_device(library, cuda.info)
     refusal = misfit(engine, host)
     if refusal is not None:
@@ -63,15 +82,17 @@ def backend_from_engine(
             )
         save = None
         if library.portable:
-            loaded = RuntimeCache(loaded, library, cache_file(engine, host))
+            loaded = RuntimeCache(loaded, library, cache_file(engine, host), graphs)
             save = loaded.save
-    description = f"{library.name} {library.version} on {cuda.info.name}, {precision}"
+    description = f"{library.name} {library.version} on {cuda.info.name}, {precision}" + (
+        "" if graphs else ", no CUDA graphs"
+    )
     return TensorRTBackend(
         loaded,
         cuda,
-        signature,
+        dataclasses.replace(signature, largest_batch=max(profile.largest for profile in engine.profiles)),
         description,
-        graphs=not library.portable,
+        graphs=graphs and not library.portable,
         on_close=save,
     )
 
@@ -89,13 +110,15 @@ class RuntimeCache:
         engine: an ``ICudaEngine``.
         library: TensorRT-RTX.
         path: of the cache; what cannot be read is made anew.
+        graphs: whether it captures graphs.
     """
 
-    def __init__(self, engine: Any, library: Library, path: Path) -> None:
+    def __init__(self, engine: Any, library: Library, path: Path, graphs: bool = True) -> None:
         self._engine = engine
         self._path = path
         self._config = engine.create_runtime_config()
-        self._config.cuda_graph_strategy = library.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        strategy = library.module.CudaGraphStrategy
+        self._config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if graphs else strategy.DISABLED
         self._cache = self._config.create_runtime_cache()
         self._known = b""
         with suppress(OSError):

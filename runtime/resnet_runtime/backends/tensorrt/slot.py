@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_runtime.backends.base import Arrays, Signature, TensorSpec
 from resnet_runtime.errors import BackendError
 
-from .cuda import Cuda, Event, Graph, Memory, OutOfMemoryError, Pinned, Stream
+from .cuda import Cuda, CudaError, Event, Graph, Memory, OutOfMemoryError, Pinned, Stream
 from .device_arrays import DeviceArray
 
 GRAPHS: Final = 8
@@ -54,12 +55,19 @@ class Slot:
                 item.free()
             raise
 
-    def queue(self, array: NDArray[Any], profile: int) -> None:
-        """Stage the input, and queue copy-in, computation and copy-out."""
-        count = len(array)
+    def queue(self, array: NDArray[Any], count: int, profile: int) -> None:
+        """Stage the input, and queue copy-in, computation and copy-out.
+
+        Args:
+            array: (n, ...) of the signature's input.
+            count: how many are run, n or more: the last one is repeated.
+            profile: that they are run with.
+        """
         spec = self._signature.input
         staging = self._staging[spec.name].array[: count * _bytes_of(spec)]
-        np.copyto(staging.view(spec.dtype).reshape(count, *spec.shape), array)
+        staged = staging.view(spec.dtype).reshape(count, *spec.shape)
+        np.copyto(staged[: len(array)], array)
+        staged[len(array) :] = array[-1]
         graph = self._graphs.get(count)
         if graph is not None:
             self._graphs.move_to_end(count)
@@ -111,7 +119,8 @@ class Slot:
         try:
             self._steps(count, profile)
         except BaseException:
-            self._cuda.end_capture(self.stream).free()
+            with suppress(CudaError):  # it says the same of what was captured before the failure
+                self._cuda.end_capture(self.stream).free()
             raise
         graph = self._cuda.end_capture(self.stream)
         self._graphs[count] = graph
