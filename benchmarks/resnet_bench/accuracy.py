@@ -30,7 +30,7 @@ from resnet_export.resnet_inference import config_from_state_dict
 
 from . import variants
 from .peers import PEERS, Peer, PeerInput, logits_from_module, onnx_from_network
-from .photographs import HELD_OUT, calibration_crops, held_out_crops
+from .photographs import HELD_OUT, Crops, calibration_crops, held_out_crops
 from .statistics import RESAMPLES, agreement, kl_divergence, paired_interval, right
 from .tiny import save_tiny
 from .training import INPUT_SHAPE, STANDARD, preprocessed, trained_resnet
@@ -64,6 +64,8 @@ class AccuracyOptions:
         models: each ``ARCHITECTURE:SEED``, the architecture one of ``training.STANDARD``, or ``TINY``.
         held_out: how many crops are answered.
         calibration_images: how many crops everything is calibrated with.
+        evaluation_images: how many crops this project's export measures what INT8 loses on, so that layers fall back;
+            none is among the others, and no pixel of theirs is in a held-out crop.
         peers: names of ``peers.PEERS``.
         methods: whether the other calibration methods are measured: on the first model of each architecture.
         ablation: whether the steps of ``variants.ABLATION`` are: on the first model.
@@ -72,14 +74,15 @@ class AccuracyOptions:
     models: tuple[str, ...] = MODELS
     held_out: int = HELD_OUT
     calibration_images: int = 256
+    evaluation_images: int = 2000
     peers: tuple[str, ...] = tuple(PEERS)
     methods: bool = True
     ablation: bool = False
 
     def to_json(self) -> Record:
-        """What has to be the same for two runs to be one; which models it is of does not."""
+        """What has to be the same for two runs to be one. What each model's record tells itself does not."""
         found = dataclasses.asdict(self)
-        del found["models"]
+        del found["models"], found["evaluation_images"]
         found["resamples"] = RESAMPLES
         return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
@@ -88,6 +91,7 @@ QUICK: Final = AccuracyOptions(
     models=(f"{TINY}:0",),
     held_out=400,
     calibration_images=32,
+    evaluation_images=200,
     peers=("onnxruntime-minmax", "onnxruntime-minmax-per-channel"),
 )
 """A small network, in seconds: it shows that everything runs; its figures say little of other networks."""
@@ -101,11 +105,13 @@ class _Data:
         inputs: (N, C, H, W), the held-out crops.
         labels: (N,)
         calibration: (M, C, H, W).
+        evaluation: what the export is evaluated with.
     """
 
     inputs: Float32
     labels: NDArray[np.int64]
     calibration: Float32
+    evaluation: Crops
 
 
 @dataclass(frozen=True)
@@ -218,8 +224,10 @@ def _data(options: AccuracyOptions) -> _Data:
     inputs = np.empty((options.held_out, *INPUT_SHAPE), np.float32)
     for start in range(0, len(inputs), 1000):  # not twice in memory
         inputs[start : start + 1000] = preprocessed(held_out.images[start : start + 1000]).numpy()
-    calibration = preprocessed(calibration_crops(options.calibration_images).images).contiguous().numpy()
-    return _Data(inputs, held_out.labels, calibration)
+    drawn = calibration_crops(options.calibration_images + options.evaluation_images)
+    first = options.calibration_images
+    calibration = preprocessed(drawn.images[:first]).contiguous().numpy()
+    return _Data(inputs, held_out.labels, calibration, Crops(drawn.images[first:], drawn.labels[first:]))
 
 
 def _model_record(
@@ -230,7 +238,7 @@ def _model_record(
         start = time.perf_counter()
         state_dict = torch.load(checkpoint, weights_only=True)
         network = module_from_state_dict(state_dict, config_from_state_dict(state_dict).config).eval()
-        made = variants.exported(checkpoint, data.calibration, Path(folder))
+        made = variants.exported(checkpoint, data.calibration, data.evaluation, Path(folder))
         told(f"export: {time.perf_counter() - start:.1f} s")
         settings = [_eager(network), *variants.shipped(made)]
         if options.methods:
@@ -244,6 +252,7 @@ def _model_record(
             "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
             "held_out": len(data.inputs),
             "calibration_images": len(data.calibration),
+            "evaluation_images": len(data.evaluation.labels),
             "seconds": time.perf_counter() - start,
             "export_seconds": dict(made.result.report.seconds),
             "rows": rows,

@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import resnet_runtime
 from resnet_export import emulate
@@ -24,7 +25,13 @@ from resnet_export.emulate import emulated_graph
 from resnet_export.graph import Graph, graph_from_bytes
 from resnet_export.host_session import session_from_graph
 from resnet_export.observe import observation_from_graph
-from resnet_export.options import CalibrationOptions, ExportOptions, ModelOptions, PreprocessingOptions
+from resnet_export.options import (
+    CalibrationOptions,
+    EvaluationOptions,
+    ExportOptions,
+    ModelOptions,
+    PreprocessingOptions,
+)
 from resnet_export.passes.equalize import equalize
 from resnet_export.passes.fold_constants import fold_constants
 from resnet_export.passes.qdq_placement import SCHEMES
@@ -41,9 +48,13 @@ from resnet_runtime.bundle import Bundle
 from resnet_runtime.manifest import Batch
 
 from .peers import Logits
+from .photographs import LABELS, Crops
 from .training import INPUT_SHAPE, MEAN, SCALE, STD
 
 Float32 = NDArray[np.float32]
+
+MAX_DROP: Final = 0.3
+"""Points of top-1 that the export is told INT8 may lose."""
 
 BATCH: Final = 128
 """Crops that are answered at once, and the largest batch of the bundle."""
@@ -51,13 +62,14 @@ BATCH: Final = 128
 ABLATION: Final[Mapping[str, tuple[bool, Mapping[str, object]]]] = MappingProxyType(
     {
         "nearest": (False, {"rounding": "nearest", "bias": False}),
+        "+ adaptive": (False, {"rounding": "adaptive", "bias": False}),
         "+ equalization": (True, {"rounding": "nearest", "bias": False}),
         "+ bias": (True, {"rounding": "nearest", "bias": True}),
         "+ adaptive + bias": (True, {"rounding": "adaptive", "bias": True}),
     }
 )
 """The steps on the way to what ships: whether channels are equalized, and which of ``ReconstructOptions`` differ from
-the defaults. The last of them, with corrected biases, is the shipped variant."""
+the defaults. Equalized and rounded adaptively, without corrected biases, is the shipped variant."""
 
 
 class NotShippedError(RuntimeError):
@@ -117,12 +129,13 @@ class Exported:
     calibration: Float32
 
 
-def exported(checkpoint: Path, calibration: Float32, folder: Path) -> Exported:
-    """Export a checkpoint as a user would, with INT8.
+def exported(checkpoint: Path, calibration: Float32, evaluation: Crops, folder: Path) -> Exported:
+    """Export a checkpoint as a user would: ``--calibration``, ``--evaluation`` and ``--max-drop``.
 
     Args:
         checkpoint: of a network for ``photographs``.
         calibration: (N, C, H, W), preprocessed.
+        evaluation: images of which at most ``MAX_DROP`` points of top-1 may be lost.
         folder: where the bundle goes, as ``model.bundle``.
 
     Raises:
@@ -134,6 +147,9 @@ def exported(checkpoint: Path, calibration: Float32, folder: Path) -> Exported:
             resize=False, crop=False, mean=MEAN, std=STD, scale=SCALE, color_order="RGB"
         ),
         calibration=CalibrationOptions(images=calibration),
+        evaluation=EvaluationOptions(images=_class_folders(evaluation, folder / "evaluation"), max_drop=MAX_DROP),
+        labels=_labels_file(folder / "labels.txt"),
+        engines=None,
         variants=("fp32", "fp16", "int8"),
         batch=Batch(smallest=1, optimal=BATCH, largest=BATCH),
     )
@@ -144,6 +160,20 @@ def exported(checkpoint: Path, calibration: Float32, folder: Path) -> Exported:
     assert record is not None
     folded = graph_from_bytes(bundle.read(variant.file))
     return Exported(result, bundle, folded, table_from_bytes(bundle.read(record)), calibration)
+
+
+def _class_folders(crops: Crops, folder: Path) -> Path:
+    """PNG files, a folder for each class."""
+    for label in LABELS:
+        (folder / label).mkdir(parents=True)
+    for number, (image, label) in enumerate(zip(crops.images, crops.labels, strict=True)):
+        Image.fromarray(image).save(folder / LABELS[label] / f"{number}.png", compress_level=1)
+    return folder
+
+
+def _labels_file(path: Path) -> Path:
+    path.write_text("".join(f"{label}\n" for label in LABELS))
+    return path
 
 
 def shipped(made: Exported) -> Iterator[Setting]:

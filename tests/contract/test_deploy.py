@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import venv
@@ -12,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from resnet_runtime.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 5
@@ -61,6 +65,12 @@ class Host:
         return subprocess.run(
             [str(path), *arguments], capture_output=True, text=True, check=False, cwd=self.folder, env=own
         )
+
+    def install(self, requirement: str) -> None:
+        """One more package."""
+        constraints = str(ROOT / "constraints.txt")
+        done = self.run("python", "-m", "pip", "install", "--quiet", "--constraint", constraints, requirement)
+        assert done.returncode == 0, done.stderr
 
     def importable(self, *names: str) -> list[str]:
         """Those of ``names`` that its Python finds."""
@@ -118,3 +128,22 @@ def test_without_a_backend_one_sentence_says_what_to_install(bundle: Path, image
     done = host.run("resnet-run", "--check", str(bundle))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"Error: no backend is installed here to check the bundle with\n{lines}"
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="TensorRT-RTX has wheels for x86-64 Linux alone"
+)
+def test_a_host_that_builds_adds_an_engine_without_torch(bundle: Path, tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", "build")
+    assert host.importable("torch", "onnxscript", "safetensors", "openvino", "onnxruntime") == []
+    own = shutil.copytree(bundle, tmp_path / "own.bundle")
+    build = ("resnet-export", str(own), "--engine", "tensorrt-rtx", "--engine-precision", "fp32")
+    done = host.run(*build)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "tensorrt-rtx is not installed: pip install 'resnet-export[tensorrt-rtx]'" in done.stderr
+    host.install("tensorrt-rtx-cu13")
+    done = host.run(*build, "--json")
+    assert done.returncode == 0, done.stderr
+    (built,) = json.loads(done.stdout)["engines"]["built"]
+    assert (own / built["file"]["path"]).stat().st_size == built["file"]["size"] > 1000
+    assert [engine.id for engine in Bundle.open(own).manifest.engines] == [built["id"]]

@@ -228,3 +228,21 @@ def test_ctrl_c_stops_the_build_and_waits_for_it() -> None:
     os.kill(process.pid, signal.SIGINT)
     rest, _ = process.communicate(timeout=60)
     assert rest == "stopped\ninterrupted\n"
+
+
+def test_tensorrt_without_a_gpu_is_a_sentence_with_the_next_command(library: Library) -> None:
+    """As TensorRT's own Builder fails there: a TypeError about a null pointer, and the reason in its log."""
+
+    def builder(logger: Any) -> Any:
+        logger.log(library.module.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    module: Any = ModuleType("tensorrt")
+    module.ILogger, module.Builder, module.__version__ = library.module.ILogger, builder, "10.13"
+    with pytest.raises(EngineError) as caught:
+        engine_from_request(request(folded("basic"), "fp32"), Library("tensorrt", module), EngineOptions())
+    assert str(caught.value).startswith(
+        "tensorrt builds engines on the GPU that will run them, and there is none that it can use here: "
+        "build on that host, or take --engine tensorrt-rtx"
+    )
+    assert list(caught.value.details) == ["error: CUDA initialization failure with error: 35"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet_runtime.backends.tensorrt.cuda import Event, Graph, Memory, Pinned, Stream
+from resnet_runtime.backends.tensorrt.cuda import CudaError, Event, Graph, Memory, Pinned, Stream
 from resnet_runtime.backends.tensorrt.device_arrays import (
     LEGACY_STREAM,
     DeviceArray,
@@ -245,3 +245,18 @@ def test_fewer_than_the_engine_takes_are_refused_on_the_device() -> None:
     with cuda.current():
         legacy = cuda.external(LEGACY_STREAM)
     check({name: read(cuda, array, legacy) for name, array in found.items()}, image)
+
+
+def test_a_call_that_fails_gives_its_slot_back() -> None:
+    cuda = SimulatedCuda()
+    backend = made(cuda, contexts=1)
+    image = batch(2)
+    with cuda.current():
+        legacy = cuda.external(LEGACY_STREAM)
+    for _ in range(3):
+        given = Array(cuda, image)
+        cuda.fail_next(CudaError("CUDA: launch failed for want of resources"))
+        with pytest.raises(CudaError, match="for want of resources"):
+            backend.start({"input": given})
+        found = backend.start({"input": Array(cuda, image)}).result()
+        check({name: read(cuda, array, legacy) for name, array in found.items()}, image)
