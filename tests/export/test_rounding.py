@@ -153,3 +153,14 @@ def test_a_layer_without_bias_gets_one_where_it_is_corrected() -> None:
     bias = np.arange(4, dtype=np.float32)
     node = next(with_biases(graph, {"conv": bias}).nodes("Conv"))
     np.testing.assert_array_equal(constant_of(node.inputs[2]), bias)
+
+
+@pytest.mark.parametrize("size", [1.0, 0.017, 2e-3])
+def test_small_weights_have_all_levels_too(size: float) -> None:
+    """As preprocessing in the graph leaves them in the first layer: a fiftieth of what they were trained to."""
+    weights = np.random.default_rng(5).normal(0, 0.1, (16, 3, 7, 7)) * size
+    found = nearest(weights, 0)
+    assert np.abs(found.values).max(axis=(1, 2, 3)).min() >= 120
+    error = found.dequantized() - weights
+    assert (error**2).sum() / (weights**2).sum() < 1e-4
+    assert np.array_equal(found.scale, found.scale.astype(np.float16).astype(np.float32))

@@ -116,7 +116,7 @@ def factors_from_statistics(
         errors = [_expected_error(factors, group, layers, statistics) for factors in candidates]
         best = candidates[int(np.argmin(errors))]
         if np.any(best != 1.0):
-            chosen[group.name] = tuple(float(value) for value in best)
+            chosen[group.name] = tuple(float(np.float32(value)) for value in best)  # as a table gives them back
     return chosen
 
 

@@ -11,11 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnet_export.passes.insert_qdq import SMALLEST_SCALE, QuantizedWeights
+from resnet_export.passes.insert_qdq import QuantizedWeights
 
 Float64 = NDArray[np.float64]
 
 LEVELS = 127
+
+SMALLEST_SCALE = 2.0**-20
+"""Of weights. In FP16 it is one of the numbers below the smallest normal one, which are 2**-24 apart: a scale there is
+off by 3% at most, and the weights are rounded by the scale as it is stored. Preprocessing in the graph makes the first
+layer's weights a fiftieth of what they were, so that a larger bound would leave them a few levels."""
+
 _BLOCK = 128
 _SHRINKS = np.linspace(1.0, 0.7, 31)
 
