@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import json
@@ -27,7 +28,8 @@ _MAX_INTEGER = 2**31 - 1
 
 _EPILOG = (
     "Exit status: 0 done; 1 failed, nothing written; 2 the request or an input file is at fault, nothing written; "
-    "3 written, but a variant that was asked for did not pass its gate, or an engine was not built, and is not in it."
+    "3 written, but a variant that was asked for did not pass its gate, or an engine was not built, and is not in it. "
+    "Where status 1 came after the bundle was written, the error says so."
 )
 
 
@@ -223,7 +225,9 @@ class _Command(click.Command):
     help="A GPU's compute capability that a TensorRT-RTX engine has to run on; may be repeated [8.0 and newer].",
 )
 @click.option("--engine-level", type=click.IntRange(0, 5), help="The builder's optimization level [its default].")
-@click.option("--engine-workspace", metavar="MB", type=click.IntRange(1), help="Memory for one layer [all there is].")
+@click.option(
+    "--engine-workspace", metavar="MB", type=click.IntRange(1, 2**20), help="Memory for one layer [all there is]."
+)
 @click.option("--version-compatible", is_flag=True, help="Newer TensorRT of the same major version may run the engine.")
 @click.option("--hardware-compatible", is_flag=True, help="Other GPUs, from Ampere on, may run a TensorRT engine.")
 @click.option("--trust", is_flag=True, help="Let code that the checkpoint holds run while it is read.")
@@ -273,7 +277,8 @@ def _run(context: click.Context, arguments: dict[str, Any]) -> int:
         console = Console(quiet=arguments["quiet"], as_json=as_json)
         checkpoint: Path = arguments["checkpoint"]
         if is_bundle(checkpoint):
-            return run_on_bundle(context, console)
+            added = run_on_bundle(context, console)
+            return _shown(added.path, functools.partial(console.finish_engines, added), 0)
         from .pipeline import bundle_from_checkpoint
 
         destination = arguments["output"] or Path(f"{checkpoint.stem or 'model'}.bundle")
@@ -293,12 +298,19 @@ def _run(context: click.Context, arguments: dict[str, Any]) -> int:
         if result.dropped or (asked and result.engines is not None and result.engines.missing)
         else 0
     )
+    return _shown(result.path, functools.partial(console.finish, result, status), status)
+
+
+def _shown(path: Path, show: Callable[[], None], status: int) -> int:
+    """The exit status of what is done, and only has to be shown."""
+    from .errors import WriteError
+
     try:
-        console.finish(result, status)
+        show()
         sys.stdout.flush()
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  what is still buffered goes nowhere at exit
-        _fail(WriteError(f"{result.path} is written, and standard output is not: {error.strerror}"), as_json=False)
+        _fail(WriteError(f"{path} is written, and standard output is not: {error.strerror}"), as_json=False)
         return 1
     return status
 

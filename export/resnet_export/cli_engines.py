@@ -12,33 +12,36 @@ if TYPE_CHECKING:
     from resnet_runtime.manifest import Batch
 
     from .console import Console
-    from .engine_stages import EnginesOptions
+    from .engine_stages import EnginesOptions, EnginesResult
 
-OPTIONS = (
-    "engine",
-    "engine_precisions",
-    "engine_capabilities",
-    "engine_level",
-    "engine_workspace",
-    "version_compatible",
-    "hardware_compatible",
-)
-"""What says how engines are built."""
+OPTIONS = {
+    "engine_precisions": "--engine-precision",
+    "engine_capabilities": "--engine-capability",
+    "engine_level": "--engine-level",
+    "engine_workspace": "--engine-workspace",
+    "version_compatible": "--version-compatible",
+    "hardware_compatible": "--hardware-compatible",
+}
+"""What says how engines are built; one that is not given is None, False or empty."""
 
-_FOR_A_BUNDLE = (*OPTIONS, "checkpoint", "batches", "as_json", "quiet")
+_FOR_A_BUNDLE = (*OPTIONS, "engine", "checkpoint", "batches", "as_json", "quiet")
 _VARIANT = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-tensorrt"}
 _DEFAULT_BATCH = (1, 8, 32)
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether it is a folder with a manifest, and so no checkpoint."""
+    """Whether it is a folder with a manifest, and so no checkpoint; not where the system refuses to say, for a name
+    that is too long or a folder that may not be entered."""
     from resnet_runtime.manifest import MANIFEST_NAME
 
-    return (path / MANIFEST_NAME).is_file()
+    try:
+        return (path / MANIFEST_NAME).is_file()
+    except OSError:
+        return False
 
 
-def run_on_bundle(context: click.Context, console: Console) -> int:
-    """Build and add; the exit status.
+def run_on_bundle(context: click.Context, console: Console) -> EnginesResult:
+    """Build and add.
 
     Raises:
         ResnetExportError, ResnetRuntimeError: see ``engines_into_bundle``.
@@ -61,9 +64,7 @@ def run_on_bundle(context: click.Context, console: Console) -> int:
         )
     options = engines_from_arguments(arguments)
     assert options is not None
-    result = engines_into_bundle(arguments["checkpoint"], options, console)
-    console.finish_engines(result)
-    return 0
+    return engines_into_bundle(arguments["checkpoint"], options, console)
 
 
 def batch_from_arguments(arguments: dict[str, Any]) -> Batch:
@@ -96,8 +97,12 @@ def engines_from_arguments(arguments: dict[str, Any]) -> EnginesOptions | None:
     from .errors import RequestError
 
     if arguments["engine"] == "none":
-        if arguments["engine_precisions"]:
-            raise RequestError("--engine-precision asks for engines, and --engine none for none: leave one of them out")
+        given = [option for name, option in OPTIONS.items() if _is_given(arguments[name])]
+        if given:
+            asks = "ask" if len(given) > 1 else "asks"
+            raise RequestError(
+                f"{', '.join(given)} {asks} for engines, and --engine none for none: leave one of them out"
+            )
         return None
     workspace = arguments["engine_workspace"]
     return EnginesOptions(
@@ -112,6 +117,11 @@ def engines_from_arguments(arguments: dict[str, Any]) -> EnginesOptions | None:
             hardware_compatible=arguments["hardware_compatible"],
         ),
     )
+
+
+def _is_given(value: object) -> bool:
+    """0 is: it is a level."""
+    return value is not None and value is not False and value != ()
 
 
 def _profiles(arguments: dict[str, Any]) -> tuple[Batch, ...]:

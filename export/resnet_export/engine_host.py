@@ -9,7 +9,6 @@ from resnet_runtime.backends.base import Backend, Signature
 from resnet_runtime.backends.tensorrt.cuda import DeviceInfo
 from resnet_runtime.backends.tensorrt.library import Library, library_named
 from resnet_runtime.backends.tensorrt.pycuda_device import device_info
-from resnet_runtime.errors import UnavailableError
 from resnet_runtime.manifest import Engine
 
 
@@ -19,8 +18,8 @@ class EngineHost(Protocol):
     def library(self, name: str) -> Library:
         """One of ``library.LIBRARIES``. Raises UnavailableError where it is not installed."""
 
-    def device(self) -> DeviceInfo | None:
-        """The GPU that engines would run on; None where there is none that PyCUDA can use."""
+    def device(self) -> DeviceInfo:
+        """The GPU that engines would run on. Raises UnavailableError, with the reason, where PyCUDA can use none."""
 
     def open(self, engine: Engine, data: bytes, signature: Signature, precision: str) -> Backend:
         """Load an engine as the runtime does. Raises UnavailableError, or BackendError where it cannot be loaded."""
@@ -33,12 +32,9 @@ class ThisHost:
         """Import it."""
         return library_named(name)
 
-    def device(self) -> DeviceInfo | None:
+    def device(self) -> DeviceInfo:
         """The first CUDA device."""
-        try:
-            return device_info()
-        except UnavailableError:
-            return None
+        return device_info()
 
     def open(self, engine: Engine, data: bytes, signature: Signature, precision: str) -> Backend:
         """On the first device."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
-import platform
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from resnet_runtime.backends.tensorrt.cuda import DeviceInfo
-from resnet_runtime.backends.tensorrt.library import Library
+from resnet_runtime.backends.tensorrt.library import LIBRARIES, Library
 from resnet_runtime.bundle import Bundle
-from resnet_runtime.engine_fit import AMPERE_PLUS, DEVICE, PORTABLE, VERSIONS
 from resnet_runtime.errors import UnavailableError
-from resnet_runtime.manifest import Batch, Engine, FileRecord, Manifest, Variant
+from resnet_runtime.manifest import Batch, Engine, Manifest, Variant
 
 from .engine import EngineOptions, EngineRequest, engine_from_request
 from .engine_gate import verified_engine
 from .engine_host import EngineHost, ThisHost
+from .engine_record import record_from_build
 from .engine_writer import add_engine
-from .errors import EngineError, RequestError
+from .errors import DestinationError, EngineError, RequestError, WriteError
 from .progress import Progress, Stage, Timings
 
 AUTO: Final = "auto"
@@ -97,7 +97,8 @@ def engines_into_bundle(
     host = host or ThisHost()
     timings = Timings(progress)
     bundle = Bundle.open(path)
-    library, device = builder_library(options.library, host), host.device()
+    library, device = builder(options, host)
+    _check_profiles(bundle, options.profiles)
     wanted = _variants(bundle.manifest, library, options)
     manifest, added = bundle.manifest, []
     for variant in wanted:
@@ -118,14 +119,19 @@ def engines_after_export(
     about. Where a library was named, ``check_engines`` has been asked before the export.
 
     Raises:
-        WriteError, DestinationError: the disk failed, or the bundle was replaced meanwhile.
+        WriteError: the disk failed, or the bundle was replaced meanwhile: it says that the bundle was written.
     """
     timings = Timings(progress)
     bundle = Bundle.open(path)
+    if bundle.manifest.input.batch.smallest == bundle.manifest.input.batch.largest:
+        options = dataclasses.replace(options, profiles=())  # the model has the last word, as for the bundle itself
     try:
         if options.library == AUTO and options.variants is None and bundle.manifest.variant("fp16") is None:
             return EnginesResult(path, bundle.manifest, (), {"": "the bundle has no fp16 variant to build one of"}, ())
         return engines_into_bundle(path, options, progress, host)
+    except (WriteError, DestinationError) as error:
+        text = f"the bundle {path} is written, and an engine that belongs into it is not: {error.message}"
+        raise WriteError(text, details=error.details) from error
     except (UnavailableError, EngineError, RequestError) as error:
         with timings.stage("engines") as stage:
             text = "; ".join((error.message, *error.details[:3]))
@@ -141,13 +147,52 @@ def check_engines(options: EnginesOptions, host: EngineHost | None = None) -> No
     """Say before an export what would fail after it.
 
     Raises:
-        UnavailableError: the library that was named is not here, or does not know a compute capability.
+        UnavailableError: the library that was named is not here, cannot build here, or does not know a compute
+            capability.
+        RequestError: its engines cannot be what was asked for.
     """
-    if options.library == AUTO and not options.build.capabilities:
+    build = options.build
+    if options.library == AUTO and not (build.capabilities or build.version_compatible or build.hardware_compatible):
         return
-    library = builder_library(options.library, host or ThisHost())
+    builder(options, host or ThisHost())
+
+
+def builder(options: EnginesOptions, host: EngineHost) -> tuple[Library, DeviceInfo | None]:
+    """The library to build with, and the GPU that is here, which TensorRT cannot do without.
+
+    Raises:
+        UnavailableError, RequestError: as ``check_engines``; and for ``AUTO``, there is no library.
+    """
+    library = builder_library(options.library, host)
     if options.build.capabilities:
         library.check_capabilities(options.build.capabilities)
+    _check_compatibility(library, options.build)
+    try:
+        return library, host.device()
+    except UnavailableError as error:
+        if library.portable:
+            return library, None
+        raise UnavailableError(
+            f"{library.name} builds engines on the GPU that will run them, and none can be used here "
+            f"({error.message}): build on a host where it can, or take --engine tensorrt-rtx, which needs none",
+            details=error.details,
+        ) from error
+
+
+def _check_compatibility(library: Library, build: EngineOptions) -> None:
+    """TensorRT-RTX knows neither kind: nothing that it builds runs on another version of it."""
+    if not library.portable:
+        return
+    if build.version_compatible:
+        raise RequestError(
+            f"an engine of {library.name} runs on the version that built it alone, so that --version-compatible "
+            "cannot be had: leave it out, or take --engine tensorrt on the GPU host"
+        )
+    if build.hardware_compatible:
+        raise RequestError(
+            f"--hardware-compatible is for engines of tensorrt, and those of {library.name} run on every GPU of their "
+            "compute capabilities: leave it out, or name these with --engine-capability"
+        )
 
 
 def builder_library(name: str, host: EngineHost) -> Library:
@@ -158,18 +203,33 @@ def builder_library(name: str, host: EngineHost) -> Library:
     """
     if name != AUTO:
         return host.library(name)
-    reasons = []
-    for candidate in ("tensorrt-rtx",) if host.device() is None else ("tensorrt", "tensorrt-rtx"):
+    reasons, candidates = [], list(LIBRARIES)
+    try:
+        host.device()
+    except UnavailableError:
+        candidates.remove("tensorrt")
+    for candidate in candidates:
         try:
             return host.library(candidate)
         except UnavailableError as error:
             reasons.append(error.message)
-    if host.device() is None:
+    if "tensorrt" not in candidates:
         raise UnavailableError(
             "TensorRT-RTX, which builds engines without a GPU, cannot be used here: pip install tensorrt-rtx-cu13",
             details=reasons,
         )
     raise UnavailableError("no TensorRT is installed that could build engines", details=reasons)
+
+
+def _check_profiles(bundle: Bundle, profiles: tuple[Batch, ...]) -> None:
+    """A graph of one batch size can be tuned for no other."""
+    batch = bundle.manifest.input.batch
+    other = next((item for item in profiles if item != batch), None)
+    if batch.smallest == batch.largest and other is not None:
+        raise RequestError(
+            f"{bundle.path} takes batches of {batch.largest} alone, and --batch is {other.smallest},{other.optimal},"
+            f"{other.largest}: leave --batch out"
+        )
 
 
 def _variants(manifest: Manifest, library: Library, options: EnginesOptions) -> tuple[Variant, ...]:
@@ -216,7 +276,7 @@ def _built(
     )
     for message in built.messages:
         stage.warn(message)
-    engine = _record(variant, request, library, device, options)
+    engine = record_from_build(variant, request.profiles, library, device, options.build)
     stage.tell(f"{len(built.data) / 1e6:.1f} MB, {built.convolutions} convolutions in {variant.precision}")
     engine = verified_engine(bundle, engine, variant, request, built, library, device, host, stage)
     where = engine.gpu or f"compute capability {', '.join(engine.compute_capabilities)}"
@@ -228,29 +288,6 @@ def _built(
 def _advance(stage: Stage, done: int, total: int, phase: str) -> None:
     del phase
     stage.advance(done, total, "steps")
-
-
-def _record(
-    variant: Variant, request: EngineRequest, library: Library, device: DeviceInfo | None, options: EnginesOptions
-) -> Engine:
-    build = options.build
-    capabilities = build.capabilities or library.default_capabilities
-    if not library.portable and device is not None:
-        capabilities = (device.capability,)
-    return Engine(
-        id=f"{variant.id}-{library.name}-{library.version}",
-        variant=variant.id,
-        file=FileRecord(path="unwritten", sha256="0" * 64, size=0),
-        builder=library.name,
-        builder_version=library.version,
-        platform=f"{platform.system().lower()}-{platform.machine().lower()}",
-        gpu=None if library.portable or device is None else device.name,
-        compute_capabilities=capabilities,
-        compatibility=(PORTABLE if library.portable else AMPERE_PLUS if build.hardware_compatible else DEVICE)
-        + (VERSIONS if build.version_compatible else ""),
-        profiles=request.profiles,
-        verified_on=None,
-    )
 
 
 def _in_a_thread(work: Callable[[threading.Event], Result]) -> Result:

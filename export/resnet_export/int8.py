@@ -7,8 +7,12 @@ higher precision, until one passes or too many layers would be kept.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_runtime.bundle import CheckData
 from resnet_runtime.manifest import Accuracy, KeptLayer, Limits, Manifest, Speed, Variant
@@ -22,14 +26,18 @@ from .host_session import whole_batches
 from .options import ExportOptions
 from .passes.insert_qdq import undequantized_layers
 from .passes.qdq_placement import SCHEMES
-from .progress import Timings
+from .progress import Stage, Timings
 from .quantization.fallback import costs_of_layers, smallest_fallback
+from .quantization.hardest import hardest_images
 from .quantization.quantize import HIGHER, Quantized, quantized_from_table
 from .report import KeptCost, Verdict
 from .speed import slowdown_of_graph, speeds_from_variants
 
 RANKED_BY: Final = 16
 """How many images the layers are ranked by, where some have to be kept."""
+
+RANKED_OF: Final = 2000
+"""Of how many evaluation images those are the ones that INT8 changes the most."""
 
 WHOLE: Final = "its shortcut is not quantized: rounding it would cost more than the bytes that it saves are worth"
 
@@ -141,7 +149,7 @@ class Int8Exporter:
                 quantized.exact,
                 quantized.graph_in_fp32,
                 quantized.layers,
-                whole_batches(quantized.exact, self._data.inputs, RANKED_BY),
+                self._ranked_by(quantized, stage),
                 lambda done: stage.advance(done, total, "layers"),
             )
             stage.tell(f"{costs[0].node} costs the most")
@@ -171,6 +179,21 @@ class Int8Exporter:
         if next(reversed(tried)) != kept:  # another one was staged since
             final = self._judged(quantized, _kept_first(final, kept), f"verify {name}")
         return dataclasses.replace(final, kept_costs=self._kept_costs(quantized, kept, noise))
+
+    def _ranked_by(self, quantized: Quantized, stage: Stage) -> NDArray[np.generic]:
+        """The evaluation images that INT8 changes the most; where there are none, the first ones of check.npz."""
+        if self._evaluation is None:
+            return whole_batches(quantized.exact, self._data.inputs, RANKED_BY)
+        total = min(RANKED_OF, self._evaluation.images.count)
+        size = self._draft.input.batch.largest
+        batches = (batch for batch, _ in self._evaluation.images.batches(size))
+        return hardest_images(
+            quantized.exact,
+            quantized.graph_in_fp32(),
+            itertools.islice(batches, -(-total // size)),
+            RANKED_BY,
+            lambda done: stage.advance(done, total, "images"),
+        )
 
     def _kept_costs(self, quantized: Quantized, kept: frozenset[str], noise: dict[str, float]) -> tuple[KeptCost, ...]:
         """What each kept layer costs: in noise if it were quantized alone, and in time because it is not."""

@@ -64,6 +64,18 @@ def host_of(engine: Engine, hosts: Iterable[Host]) -> Host | None:
     return next((host for host in hosts if misfit(engine, host) is None), None)
 
 
+def build_command(library: str, precision: str) -> str:
+    """What adds an engine of the precision to a bundle on this host: by default fp16 is built, and int8 by TensorRT.
+
+    Args:
+        library: of ``library.LIBRARIES``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+    """
+    by_default = ("fp16", "int8") if library == "tensorrt" else ("fp16",)
+    more = "" if precision in by_default else f" --engine-precision {precision}"
+    return f"resnet-export BUNDLE --engine {library}{more}"
+
+
 def misfit(engine: Engine, host: Host) -> str | None:
     """Why the engine does not run on the host, in a sentence; None where it does.
 
@@ -105,7 +117,7 @@ def _sentence(engine: Engine, here: str, host: Host) -> str:
     builder = f"{_PRODUCT.get(engine.builder, engine.builder)} {engine.builder_version}"
     return (
         f"the engine {engine.id} was built by {builder} for {where} on {engine.platform}, "
-        f"and here is {here}: build one here with resnet-export BUNDLE --engine {host.library}"
+        f"and here is {here}: build one here with {build_command(host.library, engine.variant.partition('-')[0])}"
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from . import strictjson
 from .bundle import Bundle
-from .engine_fit import Host, is_verified, verified_name
+from .engine_fit import Host, build_command, is_verified, verified_name
 from .errors import CheckError
 from .json_fields import Fields
 from .manifest import ZEROS, Engine, Parity, Variant, own_digest
@@ -120,7 +120,8 @@ class FirstUse:
         if found:
             raise CheckError(
                 f"the engine {self.engine.id} does not compute on {verified_name(self.host)} what the model computed: "
-                f"{', '.join(found)}{when}; build one here with resnet-export BUNDLE --engine {self.host.library}"
+                f"{', '.join(found)}{when}; build one here with "
+                f"{build_command(self.host.library, self.variant.precision)}"
             )
 
 

@@ -177,7 +177,7 @@ def engines_for(manifest: Manifest, variant: Variant, facts: BackendFacts) -> tu
         return (), "the backend runs no engines"
     if not held:
         library = facts.hosts[0].library if facts.hosts else facts.name
-        return (), f"no engine in the bundle: resnet-export BUNDLE --engine {library} builds one here"
+        return (), f"no engine in the bundle: {engine_fit.build_command(library, variant.precision)} builds one here"
     hosts = facts.hosts
     held.sort(
         key=lambda item: (not any(engine_fit.is_verified(item, host) for host in hosts), item.verified_on is None)

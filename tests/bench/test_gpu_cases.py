@@ -269,7 +269,10 @@ def test_what_has_no_engine_that_runs_here_says_why(tmp_path: Path) -> None:
     host = SimulatedGpu()
     name, said = only(engine_cases(subject_of(tmp_path / "none"), 1, host))
     assert name == "runtime-tensorrt-fp32"
-    assert said == "no engine in the bundle: resnet-export BUNDLE --engine tensorrt builds one here"
+    assert (
+        said
+        == "no engine in the bundle: resnet-export BUNDLE --engine tensorrt --engine-precision fp32 builds one here"
+    )
     other = subject_of(tmp_path / "other", engine_of("tensorrt", "10.8"))
     assert "was built by TensorRT 10.8" in only(engine_cases(other, 1, host))[1]
     small = subject_of(tmp_path / "small", engine_of("tensorrt", "10.9"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from resnet_export.engine import EngineOptions
 from resnet_export.engine_stages import EnginesOptions
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.manifest import Batch
-from tests.export.commands import SHAPE, invoked, names, refused
+from tests.export.commands import PROGRAM, SHAPE, invoked, names, refused
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx-cu13 is not installed: x86-64 Linux alone"
@@ -96,6 +97,16 @@ def test_engines_are_added_to_a_bundle(bundle: Path) -> None:
             "builds no engines for compute capability 3.5",
             marks=needs_rtx,
         ),
+        pytest.param(
+            ["--engine", "tensorrt-rtx", "--version-compatible"],
+            "runs on the version that built it alone, so that --version-compatible cannot be had",
+            marks=needs_rtx,
+        ),
+        pytest.param(
+            ["--engine", "tensorrt-rtx", "--hardware-compatible"],
+            "--hardware-compatible is for engines of tensorrt, and those of tensorrt-rtx run on every GPU",
+            marks=needs_rtx,
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(bundle: Path, arguments: list[str], said: str) -> None:
@@ -158,14 +169,47 @@ def test_an_export_without_engines(here: Path, tiny_checkpoint: Path) -> None:
     assert "No engine: the bundle has no fp16 variant to build one of" in result.stdout
 
 
+def test_a_name_that_is_too_long_for_the_system_is_a_checkpoint_s_fault(here: Path) -> None:
+    found = refused(here / ("x" * 300), "-o", "a.bundle")
+    assert found["type"] == "CheckpointError"
+    assert "File name too long" in found["message"]
+
+
+@needs_rtx
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: Linux alone has it")
+def test_a_table_of_engines_that_cannot_be_written_is_a_sentence(bundle: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [*PROGRAM, bundle, "--engine", "tensorrt-rtx"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=120, check=False)
+    assert done.returncode == 1
+    said = done.stderr.decode()
+    assert f"{bundle.name} is written, and standard output is not: No space left on device" in said.replace("\n", "")
+    assert "Traceback" not in said
+    assert len(Bundle.open(bundle).manifest.engines) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--engine", "none", "--engine-precision", "fp16"], "--engine-precision asks for engines"),
+        (["--engine", "none", "--engine-capability", "8.6"], "--engine-capability asks for engines"),
+        (["--engine", "none", "--engine-level", "0"], "--engine-level asks for engines"),
+        (["--engine", "none", "--engine-workspace", "64"], "--engine-workspace asks for engines"),
+        (
+            ["--engine", "none", "--version-compatible", "--hardware-compatible"],
+            "--version-compatible, --hardware-compatible ask for engines, and --engine none for none",
+        ),
+        (["--engine-workspace", "1048577"], "1048577 is not in the range 1<=x<=1048576"),
         (["--engine-precision", "int8"], "an engine of int8-tensorrt needs that variant"),
         (["--batch", "4,2,1"], "--batch is 4,2,1, and goes up"),
         (["--batch", "1,8,32", "--batch", "4,2,1"], "--batch is 4,2,1, and goes up"),
         pytest.param(["--engine-capability", "3.5"], "builds no engines for compute capability 3.5", marks=needs_rtx),
+        pytest.param(
+            ["--engine", "tensorrt-rtx", "--version-compatible"], "runs on the version that built it", marks=needs_rtx
+        ),
+        pytest.param(
+            ["--engine", "tensorrt-rtx", "--hardware-compatible"], "is for engines of tensorrt", marks=needs_rtx
+        ),
         pytest.param(
             ["--engine", "tensorrt"],
             "tensorrt is not installed: pip install 'resnet-export[tensorrt]'",

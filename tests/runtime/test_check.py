@@ -278,7 +278,10 @@ def test_a_variant_without_an_engine_for_this_host_says_why(tmp_path: Path) -> N
         ("int8-cpu", None, False),
     ]
     none, other, bf16, scheme = [str(item.unavailable) for item in on_tensorrt]
-    assert none == "no engine in the bundle: resnet-export BUNDLE --engine tensorrt builds one here"
+    assert (
+        none
+        == "no engine in the bundle: resnet-export BUNDLE --engine tensorrt --engine-precision fp32 builds one here"
+    )
     assert other.startswith("the engine elsewhere was built by TensorRT 10.13.2 for compute capability 12.0")
     assert bf16 == "tensorrt computes no bf16"
     assert scheme == "int8-cpu is quantized for a CPU, and tensorrt runs the scheme 'tensorrt'"

@@ -12,6 +12,7 @@ from resnet_runtime.engine_fit import (
     PORTABLE,
     VERSIONS,
     Host,
+    build_command,
     host_of,
     is_verified,
     misfit,
@@ -103,3 +104,24 @@ def test_the_host_that_an_engine_runs_on() -> None:
     assert host_of(ENGINE, (RTX_HOST, HOST)) == HOST
     assert host_of(RTX, (RTX_HOST, HOST)) == RTX_HOST
     assert host_of(RTX, (HOST,)) is None
+
+
+@pytest.mark.parametrize(
+    ("library", "precision", "more"),
+    [
+        ("tensorrt", "fp16", ""),
+        ("tensorrt", "int8", ""),
+        ("tensorrt", "fp32", " --engine-precision fp32"),
+        ("tensorrt-rtx", "fp16", ""),
+        ("tensorrt-rtx", "int8", " --engine-precision int8"),
+        ("tensorrt-rtx", "fp32", " --engine-precision fp32"),
+    ],
+)
+def test_the_command_that_is_advised_builds_that_precision(library: str, precision: str, more: str) -> None:
+    command = f"resnet-export BUNDLE --engine {library}{more}"
+    assert build_command(library, precision) == command
+    variant = "int8-tensorrt" if precision == "int8" else precision
+    host = dataclasses.replace(HOST, library=library, version="0.1")
+    said = misfit(dataclasses.replace(ENGINE, variant=variant, builder=library), host)
+    assert said is not None
+    assert said.endswith(f"build one here with {command}")

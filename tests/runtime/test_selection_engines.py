@@ -79,6 +79,9 @@ def test_without_an_engine_the_cpu_is_taken_and_the_command_is_said() -> None:
     assert (choice.backend, choice.engine) == ("openvino", None)
     said = "fp16 on tensorrt: no engine in the bundle: resnet-export BUNDLE --engine tensorrt-rtx builds one here"
     assert said in choice.reasons
+    for precision in ("fp32", "int8"):
+        command = f"resnet-export BUNDLE --engine tensorrt-rtx --engine-precision {precision}"
+        assert f"{precision} on tensorrt: no engine in the bundle: {command} builds one here" in choice.reasons
 
 
 def test_an_engine_of_another_device_is_a_reason() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -216,28 +217,50 @@ def test_a_failure_that_breaks_nothing_leaves_the_backend_as_it_was() -> None:
     assert freed(cuda)
 
 
-def test_a_capture_that_fails_leaves_no_graph() -> None:
-    failing = CudaError("CUDA: the capture was invalidated")
+def test_a_capture_that_fails_costs_the_graphs_and_no_call() -> None:
     cuda = SimulatedCuda()
     backend = made(cuda, contexts=1)
     backend.start({"input": batch(2)}).result()
-    before = cuda.begin_capture
+    begin, end = cuda.begin_capture, cuda.end_capture
+    begun = 0
 
-    def begin(stream: Stream) -> None:
-        before(stream)
-        cuda.fail_next(failing)
+    def began(stream: Stream) -> None:
+        nonlocal begun
+        begun += 1
+        begin(stream)
+        cuda.fail_next(CudaError("CUDA: the first"))
 
-    cuda.begin_capture = begin
-    with pytest.raises(CudaError, match="the capture was invalidated"):
-        backend.start({"input": batch(2)})
-    cuda.begin_capture = before
-    assert cuda.alive(Graph) == 0
-    for seed in range(3):
+    def ended(stream: Stream) -> Graph:
+        end(stream).free()
+        raise CudaError("CUDA: the capture was invalidated")
+
+    cuda.begin_capture, cuda.end_capture = began, ended
+    for seed in range(4):
         image = batch(2, seed)
         check(backend.start({"input": image}).result(), image)
-    assert cuda.launched > 0
+    assert backend.description == "simulated, without CUDA graphs: CUDA: the first"
+    assert (begun, cuda.launched, cuda.alive(Graph)) == (1, 0, 0)
     backend.close()
     assert freed(cuda)
+
+
+def test_a_context_that_breaks_while_a_graph_is_captured_is_seen_by_the_call() -> None:
+    cuda = SimulatedCuda()
+    backend = made(cuda, contexts=1)
+    backend.start({"input": batch(2)}).result()
+    begin = cuda.begin_capture
+
+    def began(stream: Stream) -> None:
+        begin(stream)
+        cuda.fail_next(CudaError("CUDA: an illegal memory access"), sticky=True)
+
+    cuda.begin_capture = began
+    pending = backend.start({"input": batch(2)})
+    with pytest.raises(BackendError, match="an illegal memory access"):
+        pending.result()
+    with pytest.raises(BackendError, match="broke in an earlier call"):
+        backend.start({"input": batch(2)})
+    backend.close()
 
 
 @pytest.mark.parametrize("contexts", [1, 2])
@@ -373,28 +396,6 @@ def test_a_failure_does_not_spoil_what_another_thread_captures() -> None:
     assert freed(cuda)
 
 
-def test_the_first_error_of_a_capture_is_the_one_that_is_told() -> None:
-    cuda = SimulatedCuda()
-    backend = made(cuda, contexts=1)
-    backend.start({"input": batch(2)}).result()
-    begin, end = cuda.begin_capture, cuda.end_capture
-
-    def began(stream: Stream) -> None:
-        begin(stream)
-        cuda.fail_next(CudaError("CUDA: the first"))
-
-    def ended(stream: Stream) -> Graph:
-        end(stream).free()
-        raise CudaError("CUDA: the capture was invalidated")
-
-    cuda.begin_capture, cuda.end_capture = began, ended
-    with pytest.raises(CudaError, match="CUDA: the first"):
-        backend.start({"input": batch(2)})
-    cuda.begin_capture, cuda.end_capture = begin, end
-    image = batch(2, 7)
-    check(backend.start({"input": image}).result(), image)
-
-
 def test_a_slot_that_cannot_be_made_breaks_nothing_unless_the_context_is_broken() -> None:
     for sticky in (False, True):
         cuda = SimulatedCuda()
@@ -411,3 +412,71 @@ def test_a_slot_that_cannot_be_made_breaks_nothing_unless_the_context_is_broken(
             check(pending.result(), image)
             check(backend.start({"input": image}).result(), image)
         backend.close()
+
+
+@pytest.mark.parametrize("where", ["synchronize", "twice"])
+def test_a_call_that_is_interrupted_gives_its_slot_back_once(where: str) -> None:
+    cuda = SimulatedCuda()
+    backend = made(cuda, contexts=1, graphs=False)
+    current = cuda.current
+    left = 1 if where == "synchronize" else 2
+
+    @contextmanager
+    def interrupted() -> Iterator[None]:
+        nonlocal left
+        with current():
+            if left:
+                left -= 1
+                raise KeyboardInterrupt
+            yield
+
+    pending = backend.start({"input": batch(1)})
+    cuda.current = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        pending.result()
+    image = batch(2, 5)
+    check(backend.start({"input": image}).result(), image)
+    with pytest.raises(BackendError, match="the call was interrupted while it was waited for"):
+        pending.result()
+    other = backend.start({"input": image})
+    check(other.result(), image)
+    backend.close()
+    assert freed(cuda)
+
+
+def test_what_cannot_be_kept_at_the_end_frees_the_rest_all_the_same() -> None:
+    def fails() -> None:
+        raise BackendError("the cache cannot be serialized")
+
+    cuda = SimulatedCuda()
+    engine = SimulatedEngine(cuda, answer, INPUTS, OUTPUTS, ((1, 4, LARGEST),))
+    backend = TensorRTBackend(engine, cuda, SIGNATURE, "simulated", on_close=fails)
+    for pending in [backend.start({"input": batch(1)}) for _ in range(3)]:
+        pending.result()
+    with pytest.raises(BackendError, match="cannot be serialized"):
+        backend.close()
+    assert freed(cuda)
+    assert (cuda.closed, cuda.depth) == (1, 0)
+    assert backend.engine is None
+
+
+def test_the_engine_is_gone_before_its_context() -> None:
+    cuda = SimulatedCuda()
+    seen: list[object] = []
+    backend = made(cuda)
+    close = cuda.close
+
+    def closed() -> None:
+        seen.append(backend.engine)
+        close()
+
+    cuda.close = closed
+    backend.close()
+    assert seen == [None]
+
+
+def test_a_first_slot_that_breaks_the_context_is_told() -> None:
+    cuda = SimulatedCuda()
+    cuda.fail_next(CudaError("CUDA: an illegal memory access"), sticky=True)
+    with pytest.raises(CudaError, match="an illegal memory access"):
+        made(cuda)

@@ -260,3 +260,55 @@ def test_a_call_that_fails_gives_its_slot_back() -> None:
             backend.start({"input": given})
         found = backend.start({"input": Array(cuda, image)}).result()
         check({name: read(cuda, array, legacy) for name, array in found.items()}, image)
+
+
+class Elsewhere:
+    """An array that says where it is, and nothing else."""
+
+    def __init__(self, kind: int, ordinal: int) -> None:
+        self._where = (kind, ordinal)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._where
+
+
+def test_arrays_that_are_elsewhere_are_refused() -> None:
+    cuda = SimulatedCuda()
+    backend = made(cuda)
+    with pytest.raises(InputError, match="the array is on GPU 1, and the session on GPU 0: move it there"):
+        backend.start({"input": Elsewhere(2, 1)})
+    given = Array(cuda, batch(2))
+    for output in (Elsewhere(1, 0), np.zeros((2, 2), np.float32)):
+        with pytest.raises(InputError, match=r"a (Elsewhere|ndarray) is not an array on the GPU, as the batch is"):
+            backend.start({"input": given}, {"logits": output})
+    image = batch(2, 3)
+    with cuda.current():
+        legacy = cuda.external(LEGACY_STREAM)
+    found = backend.start({"input": Array(cuda, image)}).result()
+    check({name: read(cuda, array, legacy) for name, array in found.items()}, image)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((0, 2, 3), "the batch on the device holds 0 samples, and one call takes 1 to 8"),
+        ((9, 2, 3), "the batch on the device holds 9 samples, and one call takes 1 to 8"),
+        ((), r"the device array for 'input' is float32 \(\)"),
+        ((2, 3), r"the device array for 'input' is float32 \(2, 3\)"),
+    ],
+)
+def test_a_batch_of_another_shape_is_a_sentence(shape: tuple[int, ...], said: str) -> None:
+    cuda = SimulatedCuda()
+    array = Array(cuda, batch(8))
+    array.shape = shape
+    with pytest.raises(InputError, match=said):
+        made(cuda).start({"input": array})
+
+
+def test_stream_0_is_the_stream_that_everything_shares() -> None:
+    cuda = SimulatedCuda()
+    image = batch(2)
+    found = made(cuda).start({"input": Array(cuda, image)}, stream=0).result()
+    with cuda.current():
+        legacy = cuda.external(LEGACY_STREAM)
+    check({name: read(cuda, array, legacy) for name, array in found.items()}, image)

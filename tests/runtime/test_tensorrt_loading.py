@@ -12,7 +12,7 @@ import pytest
 
 from resnet_runtime.backends.tensorrt.library import Library
 from resnet_runtime.backends.tensorrt.loading import backend_from_engine, cache_file, host_from_device
-from resnet_runtime.engine_fit import PORTABLE
+from resnet_runtime.engine_fit import AMPERE_PLUS, DEVICE, PORTABLE, VERSIONS
 from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import Batch, Engine, FileRecord
 from resnet_runtime.testing.simulated_cuda import SimulatedCuda
@@ -156,6 +156,40 @@ def test_an_engine_for_something_else_is_refused_before_it_is_loaded() -> None:
     other = dataclasses.replace(ENGINE, compute_capabilities=("12.0",))
     with pytest.raises(UnavailableError, match=r"and here is Simulated GPU with compute capability 8\.6"):
         backend_from_engine(other, b"", SIGNATURE, "fp16", library(cuda), cuda)
+
+
+@pytest.mark.parametrize(
+    ("compatibility", "allowed"),
+    [(DEVICE, False), (AMPERE_PLUS, False), (DEVICE + VERSIONS, True), (AMPERE_PLUS + VERSIONS, True)],
+)
+def test_only_an_engine_for_several_versions_may_bring_code(compatibility: str, allowed: bool) -> None:
+    cuda = SimulatedCuda()
+
+    class Runtime:
+        """An ``IRuntime``: an engine that brings the lean runtime is not loaded where that is not allowed."""
+
+        def __init__(self, logger: list[str]) -> None:
+            self.engine_host_code_allowed = False
+            runtimes.append(self)
+
+        def deserialize_cuda_engine(self, data: bytes) -> SimulatedEngine | None:
+            if compatibility.endswith(VERSIONS) and not self.engine_host_code_allowed:
+                return None
+            return SimulatedEngine(cuda, answer, INPUTS, OUTPUTS)
+
+    runtimes: list[Runtime] = []
+    made = Library("tensorrt", SimpleNamespace(__version__="10.13.2", Runtime=Runtime))
+    object.__setattr__(made, "logger", lambda messages: messages)
+    engine = dataclasses.replace(
+        ENGINE, builder="tensorrt", builder_version="10.13.2", compatibility=compatibility, gpu="Simulated GPU"
+    )
+    backend_from_engine(engine, b"engine", SIGNATURE, "fp16", made, cuda).close()
+    assert [runtime.engine_host_code_allowed for runtime in runtimes] == [allowed]
+
+
+def test_the_real_runtime_has_to_be_allowed_that() -> None:
+    rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed: x86-64 Linux alone")
+    assert isinstance(rtx.Runtime.engine_host_code_allowed, property)
 
 
 def test_none_does_not_travel() -> None:

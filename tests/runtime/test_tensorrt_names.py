@@ -47,7 +47,7 @@ USED = {
         "error": "ParserError",
     },
 }
-NOT_TENSORRT = {"id", "file", "builder", "builder_version", "profiles", "message"}
+NOT_TENSORRT = {"id", "file", "builder", "builder_version", "profiles", "compatibility", "message"}
 """Of the manifest's Engine and of exceptions, which have the same variable names."""
 
 

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from resnet_runtime.backends.base import Arrays, Pending, Signature
-from resnet_runtime.errors import BackendError, ClosedError, InputError, ResnetRuntimeError
+from resnet_runtime.errors import BackendError, InputError, ResnetRuntimeError
 
 from .cuda import Cuda, CudaError, OutOfMemoryError, Stream
-from .device_arrays import LEGACY_STREAM, checked_array, device_array, is_device_array, new_array
+from .device_arrays import LEGACY_STREAM, checked_array, count_of, device_array, is_device_array, new_array
+from .pool import SlotPool
 from .slot import Slot
 
 CONTEXTS: Final = 4
@@ -68,21 +69,16 @@ class TensorRTBackend:
         self._cuda = cuda
         self._signature = signature
         self._description = description
-        self._most = contexts
         self._graphs = graphs and cuda.no_graphs is None
         self._no_graphs = cuda.no_graphs if graphs else None
         self._on_close = on_close
-        self._changed = threading.Condition()
-        self._free: list[Slot] = []
-        self._slots: list[Slot] = []
-        self._in_flight: OrderedDict[_HostCall, None] = OrderedDict()
-        self._making = 0
+        self._lock = threading.Lock()
         self._cause: str | None = None
-        self._closed = False
+        self._pool: SlotPool[Slot] = SlotPool(self._made, self._freed, contexts, self._refuse)
         _check_signature(engine, signature)
         with cuda.current():
             self._profiles = _profiles(engine, signature.input.name)
-            self._add_slot()
+            self._pool.make_first()
 
     @property
     def signature(self) -> Signature:
@@ -93,6 +89,9 @@ class TensorRTBackend:
     def description(self) -> str:
         """The library, its version and the precision; why there are no CUDA graphs, where they were to be."""
         return self._description + ("" if self._no_graphs is None else f", without CUDA graphs: {self._no_graphs}")
+
+    def _gave_up(self, reason: str) -> None:
+        self._no_graphs = self._no_graphs or reason
 
     @property
     def engine(self) -> Any:
@@ -123,136 +122,97 @@ class TensorRTBackend:
                 "a stream orders arrays on the GPU, and this batch is an array of the host: leave stream out"
             )
         profile, run = self._profile_of(len(array))
-        slot = self._take()
+        slot = self._pool.take()
         try:
             with self._cuda.current():
                 slot.queue(array, run, profile)
+            call = _HostCall(self, slot, len(array), outputs)
+            self._pool.started(call, slot)
         except BaseException as error:
             self._give_back_after(error, slot)
             raise self._failure(error) from error
-        call = _HostCall(self, slot, len(array), outputs)
-        with self._changed:
-            self._in_flight[call] = None
         return call
 
     def _start_on_device(self, value: object, outputs: Arrays | None, stream: object | None) -> Pending:
-        handle = None if stream is None else int(stream)  # type: ignore[call-overload]
+        handle = None if stream is None else int(stream) or LEGACY_STREAM  # type: ignore[call-overload]
         array = device_array(value, handle)
-        checked_array(array, self._signature.input, len(array))
+        count = count_of(array, self._signature.input, self._signature.largest_batch)
         handle = handle or array.stream or LEGACY_STREAM
-        profile, run = self._profile_of(len(array))
-        if run != len(array):
-            raise InputError(f"the engine takes batches from {run} on the device, not of {len(array)}: fill them up")
+        profile, run = self._profile_of(count)
+        if run != count:
+            raise InputError(f"the engine takes batches from {run} on the device, not of {count}: fill them up")
         given = {name: device_array(item, handle) for name, item in (outputs or {}).items()}
-        slot = self._take()
+        for spec in self._signature.outputs:
+            if spec.name in given:
+                checked_array(given[spec.name], spec, count)
+        slot = self._pool.take()
         try:
             with self._cuda.current():
                 caller = self._cuda.external(handle)
-                found = {}
-                for spec in self._signature.outputs:
-                    if spec.name in given:
-                        found[spec.name] = checked_array(given[spec.name], spec, len(array))
-                    else:
-                        found[spec.name] = new_array(self._cuda, spec, len(array), handle)
+                found = {
+                    spec.name: given[spec.name] if spec.name in given else new_array(self._cuda, spec, count, handle)
+                    for spec in self._signature.outputs
+                }
                 slot.queue_on_device(array, found, profile, caller)
         except BaseException as error:
             self._give_back_after(error, slot)
             raise self._failure(error) from error
-        self._give_back(slot)  # the next call's work comes after this one's on its stream
+        self._pool.give_back(slot)  # the next call's work comes after this one's on its stream
         return _DeviceCall({name: (outputs or {}).get(name, item) for name, item in found.items()})
 
     def close(self) -> None:
         """Finish what was started, and free everything."""
-        with self._changed:
-            if self._closed:
-                return
-            self._closed = True
-        while (call := self._oldest()) is not None:
-            call.settle()
-        with self._changed:
-            while len(self._free) < len(self._slots):
-                self._changed.wait()
-            slots, self._slots, self._free = self._slots, [], []
-        if self._cause is None:  # a broken context takes its memory with it
-            with self._cuda.current():
+        slots = self._pool.close()
+        if slots is None:
+            return
+        with ExitStack() as stack:
+            stack.callback(self._cuda.close)
+            if self._cause is None:  # a broken context takes its memory with it
+                stack.enter_context(self._cuda.current())
+            stack.callback(self._forget)  # TensorRT's objects go while their context is there
+            if self._cause is None:
+                for slot in slots:
+                    stack.callback(slot.free)
                 if self._on_close is not None:
                     self._on_close()
-                for slot in slots:
-                    slot.free()
-        self._engine = None
-        self._cuda.close()
 
     def finish(self, call: _HostCall) -> dict[str, NDArray[Any]]:
-        """Wait for a call's slot, take the answers from its staging, and give it back."""
+        """Wait for a call's slot, take the answers from its staging, and give it back, whatever happens."""
         slot = call.slot
         try:
             with self._cuda.current():
                 slot.stream.synchronize()
-            found = slot.answers(call.count, call.outputs)
+            return slot.answers(call.count, call.outputs)
         except BaseException as error:
-            self._give_back_after(error, slot)
+            self._judge(error, slot.stream)
             raise self._failure(error) from error
         finally:
-            with self._changed:
-                self._in_flight.pop(call, None)
-        self._give_back(slot)
-        return found
+            self._pool.give_back(slot, call)
 
-    def _take(self) -> Slot:
-        """A free slot; where there is none, a new one, or that of the oldest call, once that is done."""
-        while True:
-            with self._changed:
-                self._refuse()
-                if self._free:
-                    return self._free.pop()
-                grows = len(self._slots) + self._making < self._most
-                self._making += grows
-            if grows:
-                slot = self._grown()
-                if slot is not None:
-                    return slot
-                continue
-            oldest = self._oldest()
-            if oldest is not None:
-                oldest.settle()
-                continue
-            with self._changed:
-                if not self._free and not self._in_flight and not self._closed:
-                    self._changed.wait(1.0)
-
-    def _grown(self) -> Slot | None:
-        """One more slot; None where there is no memory for it, and none is tried again."""
+    def _made(self) -> Slot:
         try:
             with self._cuda.current():
-                self._add_slot()
-            with self._changed:
-                return self._free.pop()
+                return Slot(self._engine, self._cuda, self._signature, self._graphs, self._gave_up)
         except OutOfMemoryError:
-            with self._changed:
-                self._most = len(self._slots)
-            return None
+            raise
         except BaseException as error:
             self._judge(error)
             raise self._failure(error) from error
-        finally:
-            with self._changed:
-                self._making -= 1
 
-    def _add_slot(self) -> None:
-        slot = Slot(self._engine, self._cuda, self._signature, self._graphs)
-        with self._changed:
-            self._slots.append(slot)
-            self._free.append(slot)
+    def _freed(self, slot: Slot) -> None:
+        with self._cuda.current():
+            slot.free()
 
-    def _give_back(self, slot: Slot) -> None:
-        with self._changed:
-            self._free.append(slot)
-            self._changed.notify_all()
+    def _forget(self) -> None:
+        self._engine = None
+        self._on_close = None
 
     def _give_back_after(self, error: BaseException, slot: Slot) -> None:
         """What a call that failed has queued still comes before the next call's work on the slot's stream."""
-        self._judge(error, slot.stream)
-        self._give_back(slot)
+        try:
+            self._judge(error, slot.stream)
+        finally:
+            self._pool.give_back(slot)
 
     def _judge(self, error: BaseException, stream: Stream | None = None) -> None:
         """Is the context broken? Then every call on it fails from now on, and so does waiting for it.
@@ -271,9 +231,9 @@ class TensorRTBackend:
                     probe.synchronize()
                     probe.free()
         except CudaError:
-            with self._changed:
+            with self._lock:
                 self._cause = self._cause or str(error)
-                self._changed.notify_all()
+            self._pool.wake()
 
     def _failure(self, error: BaseException) -> BaseException:
         if isinstance(error, ResnetRuntimeError) or not isinstance(error, Exception):
@@ -281,14 +241,10 @@ class TensorRTBackend:
         return BackendError(f"TensorRT failed: {error}")
 
     def _refuse(self) -> None:
-        if self._closed:
-            raise ClosedError("the session is closed")
         if self._cause is not None:
-            raise BackendError(f"the device's context broke in an earlier call, and has to be made anew: {self._cause}")
-
-    def _oldest(self) -> _HostCall | None:
-        with self._changed:
-            return next(iter(self._in_flight), None)
+            raise BackendError(
+                f"the device's context broke in an earlier call, and only a new process has another one: {self._cause}"
+            )
 
     def _profile_of(self, count: int) -> tuple[int, int]:
         """The profile that ``count`` images are run with, and how many it then runs: fewer than it takes are filled up.
@@ -333,11 +289,13 @@ class _HostCall:
         with self._lock:
             if self._done:
                 return
+            self._done = True  # also where this is interrupted: the slot goes back all the same, and only once
+            self._error = BackendError("the call was interrupted while it was waited for")
             try:
                 self._found = self._backend.finish(self)
+                self._error = None
             except Exception as error:
                 self._error = error
-            self._done = True
 
 
 class _DeviceCall:

@@ -23,6 +23,9 @@ from .cuda import Cuda, CudaError, Memory
 LEGACY_STREAM: Final = 1
 """The handle of the stream that everything shares where no other is named."""
 
+_ORDINAL: Final = 0
+"""Of the device that the backend takes."""
+
 _DLPACK_CUDA: Final = 2
 _DLPACK_KINDS: Final = {0: "i", 1: "u", 2: "f"}
 
@@ -77,14 +80,32 @@ def device_array(value: Any, stream: int | None) -> DeviceArray:
         stream: the handle of the caller's stream, or None.
 
     Raises:
-        InputError: it is not C-contiguous, or of a kind that no engine takes.
+        InputError: it is not on the backend's GPU, not C-contiguous, or of a kind that no engine takes.
     """
     if isinstance(value, DeviceArray):
         return value
+    if not is_device_array(value):
+        raise InputError(f"a {type(value).__name__} is not an array on the GPU, as the batch is")
+    device = getattr(value, "__dlpack_device__", None)
+    if device is not None and int(device()[1]) != _ORDINAL:
+        raise InputError(f"the array is on GPU {int(device()[1])}, and the session on GPU {_ORDINAL}: move it there")
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is not None:
         return _from_interface(value, interface)
     return _from_dlpack(value, LEGACY_STREAM if stream is None else stream)
+
+
+def count_of(array: DeviceArray, spec: TensorSpec, largest: int) -> int:
+    """How many samples of ``spec`` the array holds, 1 to ``largest``.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    count = array.shape[0] if array.shape else 0
+    checked_array(array, spec, count)
+    if not 1 <= count <= largest:
+        raise InputError(f"the batch on the device holds {count} samples, and one call takes 1 to {largest}")
+    return count
 
 
 def checked_array(array: DeviceArray, spec: TensorSpec, count: int) -> DeviceArray:

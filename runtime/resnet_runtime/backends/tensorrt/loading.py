@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_runtime.backends.base import Signature
-from resnet_runtime.engine_fit import Host, misfit
+from resnet_runtime.engine_fit import VERSIONS, Host, misfit
 from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import Engine
 from resnet_runtime.user_cache import cache_folder, keep
@@ -72,6 +72,10 @@ def _backend(
     messages: list[str] = []
     logger = library.logger(messages)
     runtime = library.module.Runtime(logger)
+    if engine.compatibility.endswith(VERSIONS):
+        # Such an engine brings the lean runtime of the version that built it, which is code for the host: TensorRT
+        # loads it only where that is allowed. No other engine has to run code of its own, and none may.
+        runtime.engine_host_code_allowed = True
     with cuda.current():
         loaded = runtime.deserialize_cuda_engine(data)
         if loaded is None:

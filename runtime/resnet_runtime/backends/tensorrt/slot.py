@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -23,10 +23,14 @@ GRAPHS: Final = 8
 class Slot:
     """What one call needs to itself. Made and used with the context current."""
 
-    def __init__(self, engine: Any, cuda: Cuda, signature: Signature, graphs: bool) -> None:
+    def __init__(
+        self, engine: Any, cuda: Cuda, signature: Signature, graphs: bool, gave_up: Callable[[str], None]
+    ) -> None:
         self._cuda = cuda
         self._signature = signature
         self._uses_graphs = graphs
+        self._gave_up = gave_up
+        self._staged = False
         self._graphs: OrderedDict[int, Graph] = OrderedDict()
         self._seen: set[int] = set()
         self._profile = 0
@@ -63,6 +67,9 @@ class Slot:
             count: how many are run, n or more: the last one is repeated.
             profile: that they are run with.
         """
+        if self._staged:  # of a call that nobody waited for, as one that was interrupted twice
+            self.stream.synchronize()
+        self._staged = True
         spec = self._signature.input
         staging = self._staging[spec.name].array[: count * _bytes_of(spec)]
         staged = staging.view(spec.dtype).reshape(count, *spec.shape)
@@ -75,7 +82,11 @@ class Slot:
             return
         self._steps(count, profile)
         if self._uses_graphs and count in self._seen:
-            self._capture(count, profile)
+            try:
+                self._capture(count, profile)
+            except BackendError as error:  # the call itself is queued already
+                self._uses_graphs = False
+                self._gave_up(error.message)
         self._seen.add(count)
 
     def queue_on_device(
@@ -92,6 +103,7 @@ class Slot:
 
     def answers(self, count: int, outputs: Arrays | None) -> dict[str, NDArray[Any]]:
         """What stands in the staging, copied to new arrays or to the caller's."""
+        self._staged = False
         found = {}
         for spec in self._signature.outputs:
             staged = self._staging[spec.name].array[: count * _bytes_of(spec)]
