@@ -22,7 +22,7 @@ from .passes.equalize import equalization_groups, equalize, factors_from_statist
 from .passes.qdq_placement import SCHEMES, residual_adds
 from .passes.to_fp16 import Ranges
 from .progress import Stage, Timings
-from .quantization.calibrate import calibration_tensors, ranges_from_batches
+from .quantization.calibrate import calibration_tensors, ranges_from_batches, weight_ranges
 from .quantization.channels import statistics_from_graph
 from .quantization.choice import FIRST, methods_from_images
 from .quantization.images import ImageStream
@@ -46,7 +46,7 @@ class Calibrated:
         table: of the folded graph.
         graph: FP32, equalized by the table's factors.
         inputs: images to fit weights and biases to; None where only a table was given.
-        ranges: of the equalized graph's tensors on some of the check inputs.
+        ranges: of the equalized graph's tensors, on some of the check inputs and, where it was calibrated, all images.
         file: calibration.json.
     """
 
@@ -78,8 +78,14 @@ def calibrate(
         assert images is not None
         assert fitted is not None
         table, graph = _from_images(folded, images, fitted, options, timings)
-    ranges = observation_from_graph(graph, whole_batches(graph, data.inputs, OBSERVED)).ranges
+    seen = observation_from_graph(graph, whole_batches(graph, data.inputs, OBSERVED)).ranges
+    ranges = {name: _wider(name, found, table) for name, found in seen.items()}
     return Calibrated(table, graph, ranges, fitted, staged.add("calibration.json", bytes_from_table(table)))
+
+
+def _wider(name: str, seen: tuple[float, float], table: CalibrationTable) -> tuple[float, float]:
+    entry = table.tensors.get(name)
+    return seen if entry is None else (min(seen[0], entry.low), max(seen[1], entry.high))
 
 
 def _from_table(
@@ -89,7 +95,8 @@ def _from_table(
     with timings.stage("calibrate") as stage:
         table = table_from_file(options.table)
         adds = [str(add.name) for add in residual_adds(folded)]
-        check_table(table, folded.digest, calibration_tensors(folded), adds)
+        groups = {group.name: group.channels for group in equalization_groups(folded)}
+        check_table(table, folded.digest, calibration_tensors(folded), adds, groups)
         if options.method is not None:
             table = dataclasses.replace(table, methods=dict.fromkeys(SCHEMES, options.method))
         result = equalize(folded, table.equalization)
@@ -127,6 +134,7 @@ def _from_images(
         methods=methods,
         whole_shortcuts=_whole_shortcuts(graph, ranges, methods, fitted, options, timings),
         equalization=factors,
+        weights=weight_ranges(graph),
         tensors=ranges,
     )
     return table, graph

@@ -169,9 +169,7 @@ class _Command(click.Command):
     "--max-drop",
     metavar="POINTS",
     type=float,
-    default=1.0,
-    show_default=True,
-    help="Top-1 accuracy that INT8 may lose; the costliest layers go back to FP16 or FP32 until it is met.",
+    help="Top-1 accuracy that INT8 may lose; the costliest layers go back to FP16 or FP32 until it is met [1.0].",
 )
 @click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be read, and say which.")
 @click.option(
@@ -369,6 +367,8 @@ def _options(arguments: dict[str, Any]) -> Any:
         skip_bad_images=arguments["skip_bad_images"],
         method=arguments["calibration_method"],
     )
+    if arguments["max_drop"] is not None and arguments["evaluation"] is None:
+        raise RequestError("--max-drop is measured on the images of --evaluation: give them too")
     chosen = tuple(name for name in VARIANTS if name in arguments["variants"]) or None
     for name in arguments["gates"]:
         if name not in (chosen or (VARIANTS if calibration.given else WITHOUT_IMAGES)):
@@ -394,7 +394,9 @@ def _options(arguments: dict[str, Any]) -> Any:
         ),
         calibration=calibration,
         evaluation=EvaluationOptions(
-            images=arguments["evaluation"], labels=arguments["evaluation_labels"], max_drop=arguments["max_drop"]
+            images=arguments["evaluation"],
+            labels=arguments["evaluation_labels"],
+            max_drop=1.0 if arguments["max_drop"] is None else arguments["max_drop"],
         ),
         variants=chosen,
         limits=limits,

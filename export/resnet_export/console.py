@@ -19,7 +19,7 @@ import rich.table
 
 from resnet_runtime.cli_tables import printable, unicode_name
 
-from .progress import Stage
+from .progress import Stage, floored
 
 if TYPE_CHECKING:
     from resnet_runtime.manifest import Engine
@@ -204,7 +204,9 @@ def _about_int8(verdict: Verdict) -> list[str]:
             f"{what} {accuracy.measured:.2%}, eager {accuracy.eager:.2%}, over {accuracy.samples} images "
             f"({accuracy.drop:+.2f} points lost, {accuracy.max_drop:g} allowed)"
         )
-    parts += [f"{speed.ratio:.1f} times as fast as {speed.against} on {speed.backend}" for speed in variant.speeds]
+    parts += [
+        f"{floored(speed.ratio, 1)} times as fast as {speed.against} on {speed.backend}" for speed in variant.speeds
+    ]
     lines = [f"{variant.id}: {'; '.join(parts)}"] if parts else []
     for cost in verdict.kept_costs:
         time = "time not measured" if cost.slowdown is None else f"{cost.slowdown - 1:+.1%} time"

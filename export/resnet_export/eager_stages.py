@@ -29,7 +29,13 @@ def calibration_images(subject: Subject, options: ExportOptions) -> ImageStream 
     images = images_from_source(
         calibration.images, subject.input, subject.preprocessing, skip_bad=calibration.skip_bad_images
     )
-    check_varied(images.head(max(calibration.quantize.images, options.check_samples or _CALIBRATED_SAMPLES)))
+    head = images.head(max(calibration.quantize.images, options.check_samples or _CALIBRATED_SAMPLES))
+    check_varied(head)
+    fixed = subject.model.fixed_batch
+    if fixed is not None and len(head) < fixed:
+        raise RequestError(
+            f"--calibration gives {len(head)} images, and the model takes batches of {fixed} alone: give as many"
+        )
     return images
 
 
@@ -72,6 +78,9 @@ def _check_inputs(subject: Subject, images: ImageStream | None, options: ExportO
     fixed = subject.model.fixed_batch or 1
     if images is not None:
         inputs = images.head(options.check_samples or _CALIBRATED_SAMPLES)
+        if len(inputs) < 2:  # one image says nothing of how the answers vary
+            made = check_inputs(_MADE_SAMPLES - len(inputs), subject.input, subject.preprocessing)
+            inputs = np.concatenate([inputs, made])
         repeated = np.take(inputs, range(-(-max(2, len(inputs)) // fixed) * fixed), axis=0, mode="wrap")
         inputs = repeated if len(repeated) > len(inputs) else inputs
     else:

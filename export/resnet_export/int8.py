@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_runtime.bundle import CheckData
+from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import Accuracy, KeptLayer, Limits, Manifest, Speed, Variant
 from resnet_runtime.selection import MIN_INT8_SPEEDUP
 
@@ -26,7 +28,7 @@ from .host_session import whole_batches
 from .options import ExportOptions
 from .passes.insert_qdq import undequantized_layers
 from .passes.qdq_placement import SCHEMES
-from .progress import Stage, Timings
+from .progress import Stage, Timings, floored
 from .quantization.fallback import costs_of_layers, smallest_fallback
 from .quantization.hardest import hardest_images
 from .quantization.quantize import HIGHER, Quantized, quantized_from_table
@@ -109,7 +111,8 @@ class Int8Exporter:
         """Stage the graph in which these layers are kept, and judge it; a graph that fails stays staged."""
         name = f"int8-{quantized.scheme}"
         graph = quantized.graph(frozenset(layer.node for layer in kept))
-        every = (*kept, *_structural(quantized))
+        names = {layer.node for layer in kept}
+        every = (*kept, *(layer for layer in _structural(quantized) if layer.node not in names))
         missed = set(undequantized_layers(graph)) - {layer.node for layer in every}
         assert not missed, f"{missed} are neither quantized nor listed as kept"
         path = f"model.{name}.onnx"
@@ -202,13 +205,14 @@ class Int8Exporter:
             for position, name in enumerate(sorted(kept, key=lambda item: -noise[item])):
                 slower = None
                 if quantized.scheme == "cpu":
-                    slower = slowdown_of_graph(
-                        quantized.graph(kept).to_bytes(),
-                        quantized.graph(kept - {name}).to_bytes(),
-                        self._draft,
-                        kept | {layer.node for layer in _structural(quantized)},
-                        self._data.inputs,
-                    )
+                    with suppress(UnavailableError, BackendError):  # a time that cannot be had fails no export
+                        slower = slowdown_of_graph(
+                            quantized.graph(kept).to_bytes(),
+                            quantized.graph(kept - {name}).to_bytes(),
+                            self._draft,
+                            kept | {layer.node for layer in _structural(quantized)},
+                            self._data.inputs,
+                        )
                 costs.append(KeptCost(name, noise[name], slower))
                 stage.advance(position + 1, len(kept), "layers")
             measured = [cost for cost in costs if cost.slowdown is not None]
@@ -229,14 +233,14 @@ class Int8Exporter:
             for speed in speeds:
                 if speed.ratio < MIN_INT8_SPEEDUP:
                     stage.warn(
-                        f"{verdict.variant.id} is only {speed.ratio:.2f} times as fast as {speed.against} on "
+                        f"{verdict.variant.id} is only {floored(speed.ratio, 2)} times as fast as {speed.against} on "
                         f"{speed.backend}, so that auto does not choose it there ({MIN_INT8_SPEEDUP} is needed)"
                     )
         return dataclasses.replace(verdict, variant=dataclasses.replace(verdict.variant, speeds=speeds))
 
 
 def check_request(options: ExportOptions) -> None:
-    """Refuse what asks for INT8 and gives nothing to make it from.
+    """Refuse what asks for INT8 and gives nothing to make it from, and what would be ignored.
 
     Raises:
         RequestError: in a sentence.
@@ -247,6 +251,13 @@ def check_request(options: ExportOptions) -> None:
             "--precision int8 needs images like those to come, to calibrate with: give --calibration DIR, "
             "or --calibration-table FILE of an earlier export"
         )
+    if options.calibration.given and not wanted:
+        raise RequestError("--calibration is for INT8, which --precision leaves out: name int8 there, or leave it out")
+    if not options.calibration.given and (
+        options.calibration.skip_bad_images or options.calibration.method is not None
+    ):
+        option = "--skip-bad-images" if options.calibration.skip_bad_images else "--calibration-method"
+        raise RequestError(f"{option} is for calibrating INT8: give --calibration too")
     if options.evaluation.images is not None and not wanted:
         raise RequestError("--evaluation measures INT8, which is not made here: give --calibration too")
     if options.evaluation.labels is not None and options.evaluation.images is None:
@@ -279,4 +290,4 @@ def _said(cosine: float, accuracy: Accuracy | None, executor: str) -> str:
 
 
 def _spoken(speed: Speed) -> str:
-    return f"{speed.ratio:.1f} times as fast as {speed.against} on {speed.backend}"
+    return f"{floored(speed.ratio, 1)} times as fast as {speed.against} on {speed.backend}"

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+
+def floored(ratio: float, digits: int) -> str:
+    """Rounded down, so that what is below a limit does not read as if it were that."""
+    return f"{math.floor(ratio * 10**digits) / 10**digits:.{digits}f}"
 
 
 class Stage(Protocol):

@@ -13,15 +13,22 @@ from resnet_export.errors import CalibrationError, RequestError
 from resnet_export.graph import Graph, graph_from_bytes
 from resnet_export.host_session import session_from_graph
 from resnet_export.passes import fold_batchnorm, fold_preprocessing
-from resnet_export.passes.qdq_placement import SCHEMES
+from resnet_export.passes.qdq_placement import SCHEMES, weight_axis, weights_of
 from resnet_export.preprocessing import PreprocessingOptions, preprocessing_from_options
-from resnet_export.quantization.calibrate import CalibrateOptions, calibration_tensors, ranges_from_batches
+from resnet_export.quantization.calibrate import (
+    CalibrateOptions,
+    calibration_tensors,
+    ranges_from_batches,
+    weight_ranges,
+)
+from resnet_export.quantization.rounding import nearest
 from resnet_export.quantization.table import CalibrationTable, bytes_from_table
 from resnet_export.quantization.thresholds import DEAD_THRESHOLD, METHODS
 from resnet_export.resnet import ResNet
 from resnet_export.trace import graph_from_module
 from tests.export.conftest import TINY_SHAPE
 from tests.export.graphs import Array, graph_of, random
+from tests.export.int8_graphs import folded as folded_network
 from tests.export.models import varied_images
 
 
@@ -254,3 +261,14 @@ def test_the_percentile_is_an_option() -> None:
     assert found[0]["percentile"] == pytest.approx(0.5, abs=0.05)
     assert found[1]["percentile"] == found[1]["minmax"]
     assert {**found[0], "percentile": 0} == {**found[1], "percentile": 0}
+
+
+def test_the_largest_magnitude_of_each_output_channel() -> None:
+    graph = folded_network("bottleneck")
+    found = weight_ranges(graph)
+    layers = [node for node in graph.nodes() if node.op_type in ("Conv", "Gemm")]
+    assert list(found) == [str(node.name) for node in layers]
+    for node in layers:
+        quantized = nearest(weights_of(node), weight_axis(node))
+        # a scale is a 127th of it, rounded to FP16
+        np.testing.assert_allclose(found[str(node.name)], quantized.scale * 127, rtol=1e-3)

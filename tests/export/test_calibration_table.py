@@ -45,8 +45,10 @@ TABLE = CalibrationTable(
     methods={"tensorrt": "entropy", "cpu": "minmax"},
     whole_shortcuts=("layer1.0/Add",),
     equalization={"layer1.0.conv1": (1.0, float32(0.1), 2.0)},
+    weights={"layer1.0.conv1/Conv": (0.5, 0.0, float32(0.3))},
     tensors={"input": SIGNED, "layer1.0.relu/Relu": RELU},
 )
+GROUPS = {"layer1.0.conv1": 3, "layer1.0.conv2": 8}
 TEXT = """{
   "schema": "resnet-calibration/1",
   "model": "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
@@ -55,6 +57,9 @@ TEXT = """{
   "whole_shortcuts": ["layer1.0/Add"],
   "equalization": {
     "layer1.0.conv1": [1.0, 0.1, 2.0]
+  },
+  "weights": {
+    "layer1.0.conv1/Conv": [0.5, 0.0, 0.3]
   },
   "tensors": {
     "input": {"low": -2.1, "high": 1.7, "thresholds": {"int8": \
@@ -96,6 +101,7 @@ def fault(data: bytes) -> str:
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False).map(lambda value: value + 0.0)
 POSITIVE = st.floats(0, width=32, exclude_min=True, allow_infinity=False)
+MAGNITUDES = st.floats(0, width=32, allow_infinity=False)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 BY_METHOD = st.fixed_dictionaries(dict.fromkeys(METHODS, POSITIVE))
 
@@ -114,6 +120,7 @@ TABLES = st.builds(
     methods=st.fixed_dictionaries(dict.fromkeys(SCHEMES, st.sampled_from(METHODS))),
     whole_shortcuts=st.lists(NAMES, max_size=3).map(tuple),
     equalization=st.dictionaries(NAMES, st.lists(POSITIVE, min_size=1, max_size=5).map(tuple), max_size=3),
+    weights=st.dictionaries(NAMES, st.lists(MAGNITUDES, min_size=1, max_size=5).map(tuple), max_size=3),
     tensors=st.dictionaries(NAMES, ranges(), max_size=4),
 )
 
@@ -129,8 +136,8 @@ def test_what_is_written_is_read(table: CalibrationTable) -> None:
 
 def test_a_line_a_tensor_and_the_shortest_decimals() -> None:
     assert bytes_from_table(TABLE).decode() == TEXT
-    empty = dataclasses.replace(TABLE, equalization={}, tensors={})
-    assert b'"equalization": {},\n  "tensors": {}\n' in bytes_from_table(empty)
+    empty = dataclasses.replace(TABLE, equalization={}, weights={}, tensors={})
+    assert b'"equalization": {},\n  "weights": {},\n  "tensors": {}\n' in bytes_from_table(empty)
     assert table_from_bytes(bytes_from_table(empty)) == empty
 
 
@@ -252,13 +259,13 @@ def test_all_that_is_missing_is_listed_at_once() -> None:
 
 
 def test_a_table_of_this_model_passes() -> None:
-    check_table(TABLE, DIGEST, ["input"], ["layer1.0/Add", "other"])
-    check_table(TABLE, DIGEST, list(TABLE.tensors), ["layer1.0/Add"])
+    check_table(TABLE, DIGEST, ["input"], ["layer1.0/Add", "other"], GROUPS)
+    check_table(TABLE, DIGEST, list(TABLE.tensors), ["layer1.0/Add"], GROUPS)
 
 
 def test_a_table_of_another_model() -> None:
     with pytest.raises(CalibrationError) as caught:
-        check_table(TABLE, "f" * 64, ["input"], ["layer1.0/Add"])
+        check_table(TABLE, "f" * 64, ["input"], ["layer1.0/Add"], GROUPS)
     assert str(caught.value) == (
         "the calibration table belongs to the graph with SHA-256 0123456789ab..., and this model's has "
         "ffffffffffff...: calibrate this model with its images"
@@ -267,7 +274,7 @@ def test_a_table_of_another_model() -> None:
 
 def test_a_table_that_lacks_tensors() -> None:
     with pytest.raises(CalibrationError) as caught:
-        check_table(TABLE, DIGEST, ["a", "input", "b"], ["layer1.0/Add"])
+        check_table(TABLE, DIGEST, ["a", "input", "b"], ["layer1.0/Add"], GROUPS)
     assert "the calibration table lacks 2 tensors of this model, 'a' first: calibrate again" in str(caught.value)
     assert list(caught.value.details) == ["b"]
 
@@ -276,4 +283,25 @@ def test_a_table_that_names_a_shortcut_of_another_model() -> None:
     with pytest.raises(
         CalibrationError, match=r"leaves the shortcut of 'layer1\.0/Add' unquantized, and this model has"
     ):
-        check_table(TABLE, DIGEST, ["input"], ["layer1.1/Add"])
+        check_table(TABLE, DIGEST, ["input"], ["layer1.1/Add"], GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [
+        ({"layer1.0.conv1": (1.0, 1.0)}, r"equalizes 2 channels of 'layer1\.0\.conv1', and this model has 3 channels"),
+        ({"layer1.0.conv2": (1.0,)}, r"equalizes 1 channels of 'layer1\.0\.conv2', and this model has 8 channels"),
+        ({"other": (1.0, 1.0)}, "equalizes 2 channels of 'other', and this model has no such group: calibrate again"),
+    ],
+)
+def test_a_table_that_equalizes_other_channels(factors: dict[str, tuple[float, ...]], said: str) -> None:
+    table = dataclasses.replace(TABLE, equalization=factors)
+    with pytest.raises(CalibrationError, match=said):
+        check_table(table, DIGEST, ["input"], ["layer1.0/Add"], GROUPS)
+
+
+@pytest.mark.parametrize("value", ["3", "[]", "[-1.0]", '["1"]', "[1e60]"])
+def test_weights_that_are_no_magnitudes(value: str) -> None:
+    text = TEXT.replace("[0.5, 0.0, 0.3]", value)
+    with pytest.raises(CalibrationError, match=r"weights\.layer1\.0\.conv1/Conv"):
+        table_from_bytes(text.encode())

@@ -114,3 +114,9 @@ def test_a_corrupt_image_is_named_and_skipped_only_where_that_is_asked_for(here:
     result = invoked(tiny_checkpoint, *INT8, "--calibration", "images", "--skip-bad-images", "-o", "b")
     assert result.exit_code == 0
     assert "images that were skipped: 1, the first: " in result.stderr
+
+
+def test_max_drop_without_images_to_measure_it_on_is_refused(here: Path, tiny_checkpoint: Path) -> None:
+    (here / "images").mkdir()
+    error = refused(tiny_checkpoint, *SHAPE, "--calibration", "images", "--max-drop", "0.5")
+    assert error["message"] == "--max-drop is measured on the images of --evaluation: give them too"

@@ -306,3 +306,27 @@ def test_image_files_in_class_folders_and_bytes_in_the_graph(tiny_checkpoint, tm
     assert cpu.gate.accuracy.samples == 40
     with np.load(tmp_path / "b" / "check.npz") as check:
         assert check["input"].dtype == np.uint8
+
+
+def test_one_image_is_warned_of_and_joined_by_made_ones(tiny_checkpoint, tmp_path) -> None:
+    result = bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", options([varied_images(1, TINY_SHAPE).numpy()]))
+    assert any("1 images are few to calibrate with" in text for text in result.report.warnings)
+    with np.load(result.path / "check.npz") as check:
+        assert len(check["input"]) == 8
+        np.testing.assert_array_equal(check["input"][0], varied_images(1, TINY_SHAPE).numpy()[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"variants": ("fp32",), "images": True}, "--calibration is for INT8, which --precision leaves out"),
+        ({"variants": ("fp32",), "calibration": {"method": "mse"}}, "--calibration-method is for calibrating INT8"),
+        ({"variants": ("fp32",), "calibration": {"skip_bad_images": True}}, "--skip-bad-images is for calibrating"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(tiny_checkpoint, batches, tmp_path, changes, said) -> None:
+    changes = dict(changes)
+    images = batches if changes.pop("images", False) else None
+    with pytest.raises(RequestError, match=said):
+        bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", options(images, **changes))
+    assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resnet_export.errors import CalibrationError, RequestError
-from resnet_export.graph import Graph, name_of
+from resnet_export.graph import Graph, constant_of, name_of
 from resnet_export.host_session import session_from_graph
+from resnet_export.passes.qdq_placement import LAYERS, weight_axis, weights_of
 
 from .histograms import Histogram
 from .table import TensorRange
@@ -62,6 +63,17 @@ def calibration_tensors(graph: Graph) -> tuple[str, ...]:
             read.update(value for value in inputs if value.dtype == ir.DataType.FLOAT)
     values = [graph.input, *(value for node in graph.nodes() for value in node.outputs)]
     return tuple(name_of(value) for value in values if value in read)
+
+
+def weight_ranges(graph: Graph) -> dict[str, tuple[float, ...]]:
+    """By layer whose weights are constant, the largest magnitude of each output channel, each a float32."""
+    found = {}
+    for node in graph.nodes():
+        if node.op_type in LAYERS and constant_of(node.inputs[1]) is not None:
+            array, axis = np.abs(weights_of(node)), weight_axis(node)
+            channels = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).max(axis=1)
+            found[str(node.name)] = tuple(float(value) for value in channels)
+    return found
 
 
 def ranges_from_batches(

@@ -95,13 +95,15 @@ def reconstruct(
     if options.rounding == "nearest" and not options.bias:
         return found
     points = {reader: point for point in placement.points for reader, index in point.readers if index == 0}
+    done = 0
     for chunk in _chunks([nodes[name] for name in placement.layers], options):
         rounders = {str(node.name): _Rounder.of(points[str(node.name)], thresholds) for node in chunk}
         moments = _moments(graph, chunk, rounders, inputs, options)
         for node in chunk:
             _reconstruct_layer(node, moments.pop(str(node.name)), found, options)
+        done += len(chunk)
         if on_layers is not None:
-            on_layers(len(chunk))
+            on_layers(done)
     return found
 
 

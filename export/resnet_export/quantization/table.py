@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class CalibrationTable:
         equalization: by group of layers, the factor of each channel; empty where nothing was equalized.
         methods: by scheme, the method whose thresholds it takes.
         whole_shortcuts: the residual Adds whose shortcut is not quantized in the scheme ``tensorrt``.
+        weights: by layer, the largest magnitude of each output channel's weights in the equalized graph.
         tensors: the ranges by tensor, in the graph's order.
     """
 
@@ -66,6 +67,7 @@ class CalibrationTable:
     methods: Mapping[str, str]
     whole_shortcuts: tuple[str, ...] = ()
     equalization: Mapping[str, tuple[float, ...]]
+    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     tensors: Mapping[str, TensorRange]
 
     @property
@@ -91,6 +93,7 @@ def bytes_from_table(table: CalibrationTable) -> bytes:
         for name, found in table.tensors.items()
     }
     equalization = {name: [_short(factor) for factor in factors] for name, factors in table.equalization.items()}
+    weights = {name: [_short(value) for value in values] for name, values in table.weights.items()}
     lines = (
         f'  "schema": {_line(SCHEMA)}',
         f'  "model": {_line(table.model)}',
@@ -98,6 +101,7 @@ def bytes_from_table(table: CalibrationTable) -> bytes:
         f'  "methods": {_line({scheme: table.methods[scheme] for scheme in SCHEMES})}',
         f'  "whole_shortcuts": {_line(list(table.whole_shortcuts))}',
         f'  "equalization": {_block(equalization)}',
+        f'  "weights": {_block(weights)}',
         f'  "tensors": {_block(tensors)}',
     )
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8")
@@ -149,7 +153,11 @@ def table_from_file(path: str | os.PathLike[str]) -> CalibrationTable:
 
 
 def check_table(
-    table: CalibrationTable, graph_digest: str, tensor_names: Collection[str], adds: Collection[str]
+    table: CalibrationTable,
+    graph_digest: str,
+    tensor_names: Collection[str],
+    adds: Collection[str],
+    groups: Mapping[str, int],
 ) -> None:
     """Refuse a table of another graph.
 
@@ -158,9 +166,11 @@ def check_table(
         graph_digest: of the folded FP32 graph.
         tensor_names: whose ranges are needed.
         adds: the names of the graph's residual Adds.
+        groups: of the graph's equalization groups, the number of channels.
 
     Raises:
-        CalibrationError: it belongs to another graph, lacks tensors, or names a shortcut that the graph has not got.
+        CalibrationError: it belongs to another graph, lacks tensors, or names a shortcut or a group of channels that
+            the graph has not got.
     """
     if table.model != graph_digest:
         raise CalibrationError(
@@ -175,6 +185,13 @@ def check_table(
             "calibrate again with this version",
             details=missing[1:],
         )
+    for name, factors in table.equalization.items():
+        if len(factors) != groups.get(name):
+            what = f"{groups[name]} channels" if name in groups else "no such group"
+            raise CalibrationError(
+                f"the calibration table equalizes {len(factors)} channels of {shortened(name)}, and this model has "
+                f"{what}: calibrate again"
+            )
     unknown = [name for name in table.whole_shortcuts if name not in adds]
     if unknown:
         raise CalibrationError(
@@ -193,6 +210,7 @@ def _table(f: Fields, faults: list[str]) -> CalibrationTable:
         equalization={
             name: _factors(value, f"equalization.{name}", faults) for name, value in _members(f, "equalization", faults)
         },
+        weights={name: _magnitudes(value, f"weights.{name}", faults) for name, value in _members(f, "weights", faults)},
         tensors={name: _range(value, f"tensors.{name}", faults) for name, value in _members(f, "tensors", faults)},
     )
     f.done()
@@ -218,6 +236,17 @@ def _factors(value: Any, where: str, faults: list[str]) -> tuple[float, ...]:
         return ()
     fields = Fields({str(index): item for index, item in enumerate(value)}, where, faults)
     return tuple(_positive(fields, str(index)) for index in range(len(value)))
+
+
+def _magnitudes(value: Any, where: str, faults: list[str]) -> tuple[float, ...]:
+    if not isinstance(value, list) or not value:
+        faults.append(f"{where} is {shortened(value)}, not a list of numbers")
+        return ()
+    fields = Fields({str(index): item for index, item in enumerate(value)}, where, faults)
+    found = tuple(_float32(fields, str(index), fields.number(str(index))) for index in range(len(value)))
+    if min(found) < 0:
+        faults.append(f"{where} holds {min(found):g}, and a magnitude is not negative")
+    return found
 
 
 def _range(value: Any, where: str, faults: list[str]) -> TensorRange:
