@@ -26,6 +26,7 @@ from resnet_export.pipeline import bundle_from_checkpoint
 from resnet_export.quantization.quantize import QuantizeOptions
 from resnet_export.quantization.table import table_from_file
 from resnet_runtime.manifest import Limits
+from tests.export.commands import invoked
 from tests.export.conftest import TINY_CLASSES, TINY_SHAPE
 from tests.export.models import varied_images
 
@@ -225,12 +226,13 @@ def test_without_labels_agreement_is_measured(tiny_checkpoint, batches, tmp_path
     assert {variant.gate.accuracy.labelled for variant in result.manifest.variants[1:]} == {False}
 
 
-def bad_table(exported, tmp_path, tensor: str):
-    """The table of the tiny network with one range so small that the layer behind it is ruined."""
+def bad_table(exported, tmp_path, *tensors: str, factor: float = 100):
+    """The table of the tiny network with some ranges so small that the layers behind them are ruined."""
     data = json.loads((exported.path / "calibration.json").read_text())
-    for by_method in data["tensors"][tensor]["thresholds"].values():
-        for method in by_method:
-            by_method[method] = float(np.float32(by_method[method] / 100))
+    for tensor in tensors:
+        for by_method in data["tensors"][tensor]["thresholds"].values():
+            for method in by_method:
+                by_method[method] = float(np.float32(by_method[method] / factor))
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(data))
     return path
@@ -252,6 +254,41 @@ def test_the_layer_that_fails_the_gate_goes_back_and_no_other(exported, tiny_che
         assert (cost.slowdown is None) == (scheme == "tensorrt")
     graph = graph_from_bytes((tmp_path / "b" / "model.int8-cpu.onnx").read_bytes())
     assert set(undequantized_layers(graph)) == {"layer2.0.conv2/Conv"} | CLASSIFIER
+
+
+LOOSE = Limits(centred_cosine=0.0, top1_agreement=0.0)
+"""What a ruined graph passes too, so that only its accuracy is left to fail."""
+
+
+def test_a_drop_over_what_is_allowed_sends_the_layer_back(exported, tiny_checkpoint, tiny_network, tmp_path) -> None:
+    table = bad_table(exported, tmp_path, "layer2.0.relu/Relu")
+    made = options(
+        calibration={"table": table},
+        evaluation=EvaluationOptions(images=labelled(tiny_network, tmp_path), max_drop=10.0),
+        limits={**options().limits, "int8": LOOSE},
+    )
+    result = bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", made)
+    assert result.dropped == {}
+    assert sum("top-1 accuracy drops by" in text for text in result.report.warnings) == 2
+    for variant in result.manifest.variants[1:]:
+        assert {layer.node for layer in variant.kept_higher} - CLASSIFIER == {"layer2.0.conv2/Conv"}
+        assert variant.gate.accuracy.drop <= 10.0
+
+
+def test_a_drop_that_no_layers_mend_ships_no_int8_and_is_status_3(
+    exported, tiny_checkpoint, tiny_network, tmp_path
+) -> None:
+    data = json.loads((exported.path / "calibration.json").read_text())
+    table = bad_table(exported, tmp_path, *data["tensors"], factor=6)
+    done = invoked(
+        tiny_checkpoint, "--input-shape", "3,16,16", "--precision", "fp32", "--precision", "int8",
+        "--calibration-table", table, "--evaluation", labelled(tiny_network, tmp_path), "--max-drop", "3",
+        "--gate", "int8.centred_cosine=0", "--gate", "int8.top1_agreement=0", "-o", tmp_path / "b",
+    )  # fmt: skip
+    assert done.exit_code == 3
+    assert done.stdout.count("is not in the bundle: top-1 accuracy drops by") == 2
+    assert "still does not pass" in done.stdout
+    assert [path.name for path in (tmp_path / "b").glob("*int8*")] == []
 
 
 def test_a_gate_that_cannot_be_met_ships_no_int8(tiny_checkpoint, batches, tmp_path) -> None:
