@@ -246,3 +246,13 @@ def test_tensorrt_without_a_gpu_is_a_sentence_with_the_next_command(library: Lib
         "build on that host, or take --engine tensorrt-rtx"
     )
     assert list(caught.value.details) == ["error: CUDA initialization failure with error: 35"]
+
+
+def test_a_builder_that_is_alive_takes_no_messages_of_the_next_one(library: Library) -> None:
+    first: list[str] = []
+    alive = library.module.Builder(library.logger(first))
+    with pytest.raises(EngineError, match="the parser refuses fp32"):
+        engine_from_request(request(folded("basic"), "fp32", model=b"no ONNX file"), library, EngineOptions())
+    built = engine_from_request(request(folded("basic"), "fp32"), library, EngineOptions())
+    assert not any("logger" in text for text in (*first, *built.messages))
+    assert alive is not None

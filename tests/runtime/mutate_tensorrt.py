@@ -20,8 +20,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path("resnet_runtime/backends/tensorrt")
-FILES = ("backend.py", "slot.py", "device_arrays.py", "loading.py", "pycuda_device.py")
+FILES = ("backend.py", "slot.py", "pool.py", "device_arrays.py", "loading.py", "pycuda_device.py")
 TESTS = (
+    "test_tensorrt_pool.py",
     "test_tensorrt_backend.py",
     "test_tensorrt_device_arrays.py",
     "test_tensorrt_loading.py",

@@ -312,3 +312,13 @@ def test_stream_0_is_the_stream_that_everything_shares() -> None:
     with cuda.current():
         legacy = cuda.external(LEGACY_STREAM)
     check({name: read(cuda, array, legacy) for name, array in found.items()}, image)
+
+
+def test_an_output_of_another_shape_is_refused_before_anything_is_queued() -> None:
+    cuda = SimulatedCuda()
+    backend = made(cuda, contexts=1)
+    given = Array(cuda, batch(2))
+    done = cuda.done
+    with pytest.raises(InputError, match=r"the device array for 'logits' is float32 \(3, 2\)"):
+        backend.start({"input": given}, {"logits": Array(cuda, np.zeros((3, 2), np.float32))})
+    assert cuda.done == done

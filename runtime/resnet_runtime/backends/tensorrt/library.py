@@ -65,8 +65,14 @@ class Library:
         return tuple(name for name in self.capabilities if float(name) >= 8.0)
 
     def logger(self, messages: list[str]) -> Any:
-        """An ``ILogger`` that keeps warnings and errors, ``severity: text``, rather than print them."""
-        return _logger_class(self.module)(messages)
+        """An ``ILogger`` that keeps warnings and errors, ``severity: text``, rather than print them.
+
+        TensorRT takes one logger in a process and warns of any other as long as an object with the first is alive. So
+        there is one, and who asked last gets what is logged.
+        """
+        logger = _logger(self.module)
+        logger.messages = messages
+        return logger
 
     def network(self, builder: Any) -> Any:
         """An empty, strongly typed network."""
@@ -138,16 +144,16 @@ def _first_line(error: BaseException) -> str:
 
 
 @functools.cache
-def _logger_class(module: Any) -> Any:
-    """The class is made when the module is there to inherit from."""
+def _logger(module: Any) -> Any:
+    """The one of the process. Its class is made when the module is there to inherit from."""
 
     class Kept(module.ILogger):  # type: ignore[misc]
-        def __init__(self, messages: list[str]) -> None:
+        def __init__(self) -> None:
             module.ILogger.__init__(self)
-            self._messages = messages
+            self.messages: list[str] = []
 
         def log(self, severity: Any, text: str) -> None:
             if severity <= module.ILogger.WARNING:
-                self._messages.append(f"{severity.name.lower()}: {text}")
+                self.messages.append(f"{severity.name.lower()}: {text}")
 
-    return Kept
+    return Kept()
