@@ -29,9 +29,9 @@ def calibration_images(subject: Subject, options: ExportOptions) -> ImageStream 
     images = images_from_source(
         calibration.images, subject.input, subject.preprocessing, skip_bad=calibration.skip_bad_images
     )
-    head = images.head(max(calibration.quantize.images, options.check_samples or _CALIBRATED_SAMPLES))
-    check_varied(head)
     fixed = subject.model.fixed_batch
+    head = images.head(max(calibration.quantize.images, options.check_samples or _CALIBRATED_SAMPLES, fixed or 1))
+    check_varied(head)
     if fixed is not None and len(head) < fixed:
         raise RequestError(
             f"--calibration gives {len(head)} images, and the model takes batches of {fixed} alone: give as many"

@@ -11,7 +11,7 @@ from typing import Protocol
 
 def floored(ratio: float, digits: int) -> str:
     """Rounded down, so that what is below a limit does not read as if it were that."""
-    return f"{math.floor(ratio * 10**digits) / 10**digits:.{digits}f}"
+    return f"{math.floor(round(ratio * 10**digits, 6)) / 10**digits:.{digits}f}"
 
 
 class Stage(Protocol):
