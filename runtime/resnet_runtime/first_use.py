@@ -22,6 +22,7 @@ from .engine_fit import Host, build_command, is_verified, verified_name
 from .errors import CheckError
 from .json_fields import Fields
 from .manifest import ZEROS, Engine, Parity, Variant, own_digest
+from .manifest_parser import parity_from_fields
 from .parity import faults, parity, tie_of
 from .user_cache import cache_folder, keep
 
@@ -127,14 +128,4 @@ class FirstUse:
 
 def _parity_from_json(value: Any) -> Parity:
     """The figures in ``value``; one that is missing or of another type becomes one that is written differently."""
-    fields = Fields(value.get("parity") if isinstance(value, dict) else None, "parity", [])
-    return Parity(
-        samples=fields.integer("samples", 1),
-        undecided=fields.integer("undecided"),
-        max_error=fields.number("max_error"),
-        mean_error=fields.number("mean_error"),
-        centred_cosine=fields.number("centred_cosine"),
-        snr_db=fields.number("snr_db"),
-        top1_agreement=fields.number("top1_agreement"),
-        top5_agreement=fields.number("top5_agreement"),
-    )
+    return parity_from_fields(Fields(value.get("parity") if isinstance(value, dict) else None, "parity", []))

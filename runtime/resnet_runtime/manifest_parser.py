@@ -164,7 +164,8 @@ def _limits(f: Fields) -> m.Limits:
     )
 
 
-def _parity(f: Fields) -> m.Parity:
+def parity_from_fields(f: Fields) -> m.Parity:
+    """The figures of a gate, also where they stand in another file than the manifest."""
     return m.Parity(
         samples=f.integer("samples", 1),
         undecided=f.integer("undecided"),
@@ -199,7 +200,7 @@ def _gate(f: Fields) -> m.Gate:
         executor=f.text("executor"),
         emulated=f.boolean("emulated"),
         limits=f.record("limits", _limits),
-        parity=f.record("parity", _parity),
+        parity=f.record("parity", parity_from_fields),
         accuracy=f.optional_record("accuracy", _accuracy, may_lack=True),
     )
 

@@ -8,6 +8,7 @@ Each refuses to be used after it was freed, by breaking the context: on a device
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -88,12 +89,12 @@ class SimulatedPinned:
                 self._cuda.breaks("pinned memory was freed before a copy that uses it was done")
 
 
-class Deferred:
+class Deferred(ABC):
     """Work of which something happens as soon as it is queued: not when it is captured, but at each launch."""
 
+    @abstractmethod
     def queued(self) -> Operation:
         """What is left to do when its turn comes."""
-        raise NotImplementedError
 
 
 class Copy(Deferred):
