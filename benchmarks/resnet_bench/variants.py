@@ -36,7 +36,7 @@ from resnet_export.passes.equalize import equalize
 from resnet_export.passes.fold_constants import fold_constants
 from resnet_export.passes.qdq_placement import SCHEMES
 from resnet_export.pipeline import ExportResult, bundle_from_checkpoint
-from resnet_export.quantization.calibrate import ranges_from_batches
+from resnet_export.quantization.calibrate import ranges_from_batches, weight_ranges
 from resnet_export.quantization.choice import methods_from_images
 from resnet_export.quantization.quantize import Quantized, QuantizeOptions, quantized_from_table
 from resnet_export.quantization.reconstruct import ReconstructOptions
@@ -212,9 +212,11 @@ def ablation(made: Exported) -> Iterator[Setting]:
             tables[equalized] = CalibrationTable(
                 model=made.table.model,
                 images=count,
+                preprocessing=None,
                 methods=methods,
                 whole_shortcuts=made.table.whole_shortcuts,
                 equalization={},
+                weights=weight_ranges(made.folded),
                 tensors=ranges,
             )
         return tables[equalized]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_runtime.bundle import CheckData
-from resnet_runtime.manifest import FileRecord
+from resnet_runtime.manifest import FileRecord, Preprocessing
 
 from .bundle_writer import StagedBundle
 from .graph import Graph
@@ -27,7 +27,15 @@ from .quantization.channels import statistics_from_graph
 from .quantization.choice import FIRST, methods_from_images
 from .quantization.images import ImageStream
 from .quantization.shortcuts import shortcuts_from_images
-from .quantization.table import CalibrationTable, TensorRange, bytes_from_table, check_table, table_from_file
+from .quantization.table import (
+    CalibrationTable,
+    TensorRange,
+    bytes_from_table,
+    check_table,
+    check_weights,
+    preprocessing_digest,
+    table_from_file,
+)
 
 FEW_IMAGES: Final = 32
 
@@ -61,6 +69,7 @@ def calibrate(
     staged: StagedBundle,
     folded: Graph,
     images: ImageStream | None,
+    preprocessing: Preprocessing,
     data: CheckData,
     options: CalibrationOptions,
     timings: Timings,
@@ -73,11 +82,11 @@ def calibrate(
     """
     fitted = None if images is None else whole_batches(folded, images.head(options.quantize.images))
     if options.table is not None:
-        table, graph = _from_table(folded, fitted, options, timings)
+        table, graph = _from_table(folded, fitted, preprocessing, options, timings)
     else:
         assert images is not None
         assert fitted is not None
-        table, graph = _from_images(folded, images, fitted, options, timings)
+        table, graph = _from_images(folded, images, fitted, preprocessing, options, timings)
     seen = observation_from_graph(graph, whole_batches(graph, data.inputs, OBSERVED)).ranges
     ranges = {name: _wider(name, found, table) for name, found in seen.items()}
     return Calibrated(table, graph, ranges, fitted, staged.add("calibration.json", bytes_from_table(table)))
@@ -89,17 +98,22 @@ def _wider(name: str, seen: tuple[float, float], table: CalibrationTable) -> tup
 
 
 def _from_table(
-    folded: Graph, fitted: NDArray[np.generic] | None, options: CalibrationOptions, timings: Timings
+    folded: Graph,
+    fitted: NDArray[np.generic] | None,
+    preprocessing: Preprocessing,
+    options: CalibrationOptions,
+    timings: Timings,
 ) -> tuple[CalibrationTable, Graph]:
     assert options.table is not None
     with timings.stage("calibrate") as stage:
         table = table_from_file(options.table)
         adds = [str(add.name) for add in residual_adds(folded)]
         groups = {group.name: group.channels for group in equalization_groups(folded)}
-        check_table(table, folded.digest, calibration_tensors(folded), adds, groups)
+        check_table(table, folded.digest, calibration_tensors(folded), adds, groups, preprocessing)
         if options.method is not None:
             table = dataclasses.replace(table, methods=dict.fromkeys(SCHEMES, options.method))
         result = equalize(folded, table.equalization)
+        check_weights(table, weight_ranges(result.graph))
         stage.tell(f"{len(table.tensors)} ranges of {table.images} images, from {options.table.name}")
         if fitted is None:
             stage.warn("weights are rounded to the nearest: fitting them to images needs --calibration")
@@ -108,7 +122,12 @@ def _from_table(
 
 
 def _from_images(
-    folded: Graph, images: ImageStream, fitted: NDArray[np.generic], options: CalibrationOptions, timings: Timings
+    folded: Graph,
+    images: ImageStream,
+    fitted: NDArray[np.generic],
+    preprocessing: Preprocessing,
+    options: CalibrationOptions,
+    timings: Timings,
 ) -> tuple[CalibrationTable, Graph]:
     with timings.stage("calibrate") as stage:
         factors: dict[str, tuple[float, ...]] = {}
@@ -131,6 +150,7 @@ def _from_images(
     table = CalibrationTable(
         model=folded.digest,
         images=count,
+        preprocessing=preprocessing_digest(preprocessing) if images.decoded else None,
         methods=methods,
         whole_shortcuts=_whole_shortcuts(graph, ranges, methods, fitted, options, timings),
         equalization=factors,

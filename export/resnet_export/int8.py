@@ -1,50 +1,31 @@
 """The stages of an export that make INT8 of what was calibrated: for each scheme quantize, judge, and fall back.
 
-What is judged is always the staged file: a candidate that does not pass is written anew with some layers kept in
-higher precision, until one passes or too many layers would be kept.
+What is judged is always the staged file: a candidate that does not pass is written anew, with other clipping or some
+layers kept in higher precision, until one passes or too many layers would be kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from resnet_runtime.bundle import CheckData
-from resnet_runtime.errors import BackendError, UnavailableError
-from resnet_runtime.manifest import Accuracy, KeptLayer, Limits, Manifest, Speed, Variant
+from resnet_runtime.manifest import Accuracy, FileRecord, KeptLayer, Limits, Manifest, Speed, Variant
 from resnet_runtime.selection import MIN_INT8_SPEEDUP
 
 from . import verify
 from .bundle_writer import StagedBundle
 from .calibration import Calibrated
 from .errors import RequestError
-from .host_session import whole_batches
+from .int8_fallback import Fallback
 from .options import ExportOptions
 from .passes.insert_qdq import undequantized_layers
 from .passes.qdq_placement import SCHEMES
-from .progress import Stage, Timings, floored
-from .quantization.fallback import costs_of_layers, smallest_fallback
-from .quantization.hardest import hardest_images
+from .progress import Timings, floored
 from .quantization.quantize import HIGHER, Quantized, quantized_from_table
-from .report import KeptCost, Verdict
-from .speed import slowdown_of_graph, speeds_from_variants
-
-RANKED_BY: Final = 16
-"""How many images the layers are ranked by, where some have to be kept."""
-
-RANKED_OF: Final = 2000
-"""Of how many evaluation images those are the ones that INT8 changes the most."""
-
-WHOLE: Final = "its shortcut is not quantized: rounding it would cost more than the bytes that it saves are worth"
-
-MOST_KEPT: Final = 0.5
-"""The share of the layers that may be kept: a graph with more in higher precision is not INT8."""
+from .quantization.table import bytes_from_table
+from .report import Verdict
+from .speed import speeds_from_variants
 
 
 class Int8Exporter:
@@ -76,6 +57,8 @@ class Int8Exporter:
         self._evaluation = evaluation
         self._options = options
         self._timings = timings
+        self._methods = dict(calibrated.table.methods)
+        self._fallback = Fallback(draft, calibrated, data, evaluation, self._judged, timings)
 
     def verdicts(self, shipped: Sequence[Variant]) -> tuple[Verdict, ...]:
         """One verdict for each scheme; the files of those that passed are staged.
@@ -85,12 +68,30 @@ class Int8Exporter:
         """
         return tuple(self._verdict(scheme, shipped) for scheme in SCHEMES)
 
+    def calibration(self) -> FileRecord:
+        """The staged calibration.json, with the clipping methods that the variants were made by."""
+        if self._methods == self._calibrated.table.methods:
+            return self._calibrated.file
+        self._staged.discard(self._calibrated.file.path)
+        table = dataclasses.replace(self._calibrated.table, methods=self._methods)
+        return self._staged.add(self._calibrated.file.path, bytes_from_table(table))
+
     def _verdict(self, scheme: str, shipped: Sequence[Variant]) -> Verdict:
-        name = f"int8-{scheme}"
-        with self._timings.stage(name) as stage:
+        quantized = self._quantized(scheme, f"int8-{scheme}")
+        verdict = self._judged(quantized, ())
+        if verdict.faults:
+            quantized, verdict = self._clipped_better(quantized, verdict)
+        if verdict.faults:
+            verdict = self._fallback.fallen_back(quantized, verdict)
+        if not verdict.faults and scheme == "cpu":
+            verdict = self._with_speeds(verdict, shipped)
+        return verdict
+
+    def _quantized(self, scheme: str, stage_name: str) -> Quantized:
+        with self._timings.stage(stage_name) as stage:
             quantized = quantized_from_table(
                 self._calibrated.graph,
-                self._calibrated.table,
+                dataclasses.replace(self._calibrated.table, methods=self._methods),
                 scheme,
                 self._calibrated.inputs,
                 self._options.calibration.quantize,
@@ -100,19 +101,27 @@ class Int8Exporter:
             )
             structural = len(quantized.placement.kept)
             stage.tell(f"{len(quantized.layers)} layers quantized" + (f", {structural} not" if structural else ""))
-        verdict = self._judged(quantized, (), f"verify {name}")
-        if verdict.faults:
-            verdict = self._fallen_back(quantized, verdict)
-        if not verdict.faults and scheme == "cpu":
-            verdict = self._with_speeds(verdict, shipped)
-        return verdict
+        return quantized
 
-    def _judged(self, quantized: Quantized, kept: Sequence[KeptLayer], stage_name: str) -> Verdict:
+    def _clipped_better(self, quantized: Quantized, failed: Verdict) -> tuple[Quantized, Verdict]:
+        """The same with the clipping that the evaluation images call for, where neither user nor table chose one."""
+        scheme = quantized.scheme
+        calibration = self._options.calibration
+        if calibration.method is not None or calibration.table is not None:
+            return quantized, failed
+        method = self._fallback.better_method(quantized, self._methods[scheme])
+        if method is None:
+            return quantized, failed
+        self._methods[scheme] = method
+        quantized = self._quantized(scheme, f"int8-{scheme} by {method}")
+        return quantized, self._judged(quantized, ())
+
+    def _judged(self, quantized: Quantized, kept: Sequence[KeptLayer]) -> Verdict:
         """Stage the graph in which these layers are kept, and judge it; a graph that fails stays staged."""
         name = f"int8-{quantized.scheme}"
         graph = quantized.graph(frozenset(layer.node for layer in kept))
         names = {layer.node for layer in kept}
-        every = (*kept, *(layer for layer in _structural(quantized) if layer.node not in names))
+        every = (*kept, *(layer for layer in quantized.structural if layer.node not in names))
         missed = set(undequantized_layers(graph)) - {layer.node for layer in every}
         assert not missed, f"{missed} are neither quantized nor listed as kept"
         path = f"model.{name}.onnx"
@@ -128,7 +137,7 @@ class Int8Exporter:
         )
         draft = dataclasses.replace(self._draft, variants=(variant,))
         with (
-            self._timings.stage(stage_name) as stage,
+            self._timings.stage(f"verify {name}") as stage,
             verify.StagedReader(self._staged.path, draft) as bundle,
         ):
             total = None if self._evaluation is None else self._evaluation.images.count
@@ -138,90 +147,11 @@ class Int8Exporter:
             stage.tell(_said(gate.parity.centred_cosine, gate.accuracy, gate.executor))
             if kept:
                 stage.tell(f"{len(kept)} kept in {HIGHER[quantized.scheme]}")
+            else:
+                method = self._methods[quantized.scheme]
+                for fault in found:
+                    stage.warn(f"{name} did not pass its gate with every layer quantized by {method}: {fault}")
             return Verdict(dataclasses.replace(variant, gate=gate), found)
-
-    def _fallen_back(self, quantized: Quantized, failed: Verdict) -> Verdict:
-        """The verdict with as few layers kept as possible; the failed one where too many would have to be."""
-        name, scheme = f"int8-{quantized.scheme}", quantized.scheme
-        most = int(MOST_KEPT * len(quantized.layers))
-        with self._timings.stage(f"rank {name}") as stage:
-            for fault in failed.faults:
-                stage.warn(f"{name} did not pass its gate with every layer quantized: {fault}")
-            total = len(quantized.layers)
-            costs = costs_of_layers(
-                quantized.exact,
-                quantized.graph_in_fp32,
-                quantized.layers,
-                self._ranked_by(quantized, stage),
-                lambda done: stage.advance(done, total, "layers"),
-            )
-            stage.tell(f"{costs[0].node} costs the most")
-        noise = {cost.node: cost.noise for cost in costs}
-        tried: dict[frozenset[str], Verdict] = {}
-
-        def passes(kept: frozenset[str]) -> bool:
-            if kept not in tried:
-                layers = [
-                    KeptLayer(
-                        node=cost.node,
-                        precision=HIGHER[scheme],
-                        reason=f"quantized alone it adds noise of {cost.noise:.2g} of the answers' variance, and "
-                        "without it the gate is not passed",
-                    )
-                    for cost in costs
-                    if cost.node in kept
-                ]
-                tried[kept] = self._judged(quantized, layers, f"verify {name}")
-            return not tried[kept].faults
-
-        kept = smallest_fallback([cost.node for cost in costs], passes, most)
-        if kept is None:
-            fault = f"with {most} of {len(quantized.layers)} layers kept in {HIGHER[scheme]} it still does not pass"
-            return dataclasses.replace(failed, faults=(*failed.faults, fault))
-        final = tried[kept]
-        if next(reversed(tried)) != kept:  # another one was staged since
-            final = self._judged(quantized, _kept_first(final, kept), f"verify {name}")
-        return dataclasses.replace(final, kept_costs=self._kept_costs(quantized, kept, noise))
-
-    def _ranked_by(self, quantized: Quantized, stage: Stage) -> NDArray[np.generic]:
-        """The evaluation images that INT8 changes the most; where there are none, the first ones of check.npz."""
-        if self._evaluation is None:
-            return whole_batches(quantized.exact, self._data.inputs, RANKED_BY)
-        total = min(RANKED_OF, self._evaluation.images.count)
-        size = self._draft.input.batch.largest
-        batches = (batch for batch, _ in self._evaluation.images.batches(size))
-        return hardest_images(
-            quantized.exact,
-            quantized.graph_in_fp32(),
-            itertools.islice(batches, -(-total // size)),
-            RANKED_BY,
-            lambda done: stage.advance(done, total, "images"),
-        )
-
-    def _kept_costs(self, quantized: Quantized, kept: frozenset[str], noise: dict[str, float]) -> tuple[KeptCost, ...]:
-        """What each kept layer costs: in noise if it were quantized alone, and in time because it is not."""
-        costs = []
-        with self._timings.stage(f"cost int8-{quantized.scheme}") as stage:
-            for position, name in enumerate(sorted(kept, key=lambda item: -noise[item])):
-                slower = None
-                if quantized.scheme == "cpu":
-                    with suppress(UnavailableError, BackendError):  # a time that cannot be had fails no export
-                        slower = slowdown_of_graph(
-                            quantized.graph(kept).to_bytes(),
-                            quantized.graph(kept - {name}).to_bytes(),
-                            self._draft,
-                            kept | {layer.node for layer in _structural(quantized)},
-                            self._data.inputs,
-                        )
-                costs.append(KeptCost(name, noise[name], slower))
-                stage.advance(position + 1, len(kept), "layers")
-            measured = [cost for cost in costs if cost.slowdown is not None]
-            stage.tell(
-                ", ".join(f"{cost.node} {cost.slowdown - 1:+.1%} time" for cost in measured if cost.slowdown)
-                if measured
-                else "what that costs in time was not measured: there is no TensorRT device here"
-            )
-        return tuple(costs)
 
     def _with_speeds(self, verdict: Verdict, shipped: Sequence[Variant]) -> Verdict:
         """Time it against the others, for ``auto`` to know."""
@@ -267,19 +197,6 @@ def check_request(options: ExportOptions) -> None:
         raise RequestError(f"whole_shortcuts is {share:g}, and is a share from 0 to 1")
     if not 0 <= options.evaluation.max_drop <= 100:
         raise RequestError(f"--max-drop is {options.evaluation.max_drop:g}, and lies between 0 and 100 points")
-
-
-def _structural(quantized: Quantized) -> tuple[KeptLayer, ...]:
-    """The layers that cannot be quantized, the Adds with a whole shortcut, and what does not fit FP16."""
-    higher = HIGHER[quantized.scheme]
-    kept = [KeptLayer(node=item.node, precision=higher, reason=item.reason) for item in quantized.placement.kept]
-    kept += [KeptLayer(node=name, precision=higher, reason=WHOLE) for name in quantized.placement.whole_shortcuts]
-    kept += [KeptLayer(node=item.node, precision="fp32", reason=item.reason) for item in quantized.overflowing]
-    return tuple(kept)
-
-
-def _kept_first(verdict: Verdict, kept: frozenset[str]) -> list[KeptLayer]:
-    return [layer for layer in verdict.variant.kept_higher if layer.node in kept]
 
 
 def _said(cosine: float, accuracy: Accuracy | None, executor: str) -> str:

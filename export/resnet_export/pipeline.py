@@ -102,10 +102,11 @@ def bundle_from_checkpoint(
         draft, candidates = _write(staged, subject, traced, folded, observed, data, options, timings)
         verdicts = _verify(staged, draft, candidates, data, timings)
         if "int8" in options.wanted:
-            calibrated = calibrate(staged, folded, images, data, options.calibration, timings)
+            calibrated = calibrate(staged, folded, images, subject.preprocessing, data, options.calibration, timings)
             draft = dataclasses.replace(draft, calibration=calibrated.file)
             exporter = int8.Int8Exporter(staged, draft, calibrated, data, evaluation, options, timings)
             verdicts += exporter.verdicts(_shipped(verdicts))
+            draft = dataclasses.replace(draft, calibration=exporter.calibration())
         _refuse_nothing(verdicts)
         report = ExportReport(
             manifest=dataclasses.replace(draft, variants=_shipped(verdicts)),

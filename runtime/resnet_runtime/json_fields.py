@@ -62,12 +62,14 @@ class Fields:
             return value
         return ""
 
-    def optional_text(self, key: str, choices: Sequence[str] = ()) -> str | None:
+    def optional_text(
+        self, key: str, choices: Sequence[str] = (), pattern: re.Pattern[str] | None = None
+    ) -> str | None:
         """A string as ``text`` takes it, or null."""
         if key not in self._members:
             self.raw(key)
             return None
-        return self.text(key, choices) if self._present(key) else None
+        return self.text(key, choices, pattern) if self._present(key) else None
 
     def integer(self, key: str, smallest: int = 0) -> int:
         """An integer of at least ``smallest``."""

@@ -22,7 +22,7 @@ from resnet_export.quantization.calibrate import (
     weight_ranges,
 )
 from resnet_export.quantization.rounding import nearest
-from resnet_export.quantization.table import CalibrationTable, bytes_from_table
+from resnet_export.quantization.table import CalibrationTable, TensorRange, bytes_from_table
 from resnet_export.quantization.thresholds import DEAD_THRESHOLD, METHODS
 from resnet_export.resnet import ResNet
 from resnet_export.trace import graph_from_module
@@ -76,10 +76,19 @@ def conv_graph(batch: int | str = "batch", bias: float = 0.0) -> Graph:
 
 def table_of(graph: Graph, *batches: Array, batch: int = 4) -> bytes:
     ranges, images = ranges_from_batches(graph, batches, CalibrateOptions(batch=batch))
-    return bytes_from_table(
-        CalibrationTable(
-            model=graph.digest, images=images, methods=dict.fromkeys(SCHEMES, "minmax"), equalization={}, tensors=ranges
-        )
+    return bytes_from_table(table_from_ranges(graph, ranges, images))
+
+
+def table_from_ranges(graph: Graph, ranges: dict[str, TensorRange], images: int) -> CalibrationTable:
+    return CalibrationTable(
+        model=graph.digest,
+        images=images,
+        preprocessing=None,
+        methods=dict.fromkeys(SCHEMES, "minmax"),
+        whole_shortcuts=(),
+        equalization={},
+        weights=weight_ranges(graph),
+        tensors=ranges,
     )
 
 
@@ -203,9 +212,7 @@ def test_a_graph_of_one_layer() -> None:
 def test_a_dead_tensor_is_said() -> None:
     graph = conv_graph(bias=-1000.0)
     ranges, images = ranges_from_batches(graph, [random((4, 2, 8, 8), 5)])
-    table = CalibrationTable(
-        model=graph.digest, images=images, methods=dict.fromkeys(SCHEMES, "minmax"), equalization={}, tensors=ranges
-    )
+    table = table_from_ranges(graph, ranges, images)
     assert table.dead == ("relu", "scaled")
     assert ranges["relu"].thresholds["uint8"] == dict.fromkeys(METHODS, DEAD_THRESHOLD)
 

@@ -21,10 +21,13 @@ from resnet_export.quantization.table import (
     TensorRange,
     bytes_from_table,
     check_table,
+    check_weights,
+    preprocessing_digest,
     table_from_bytes,
     table_from_file,
 )
 from resnet_export.quantization.thresholds import METHODS
+from tests.runtime.bundles import sample_preprocessing as preprocessing
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -42,17 +45,20 @@ RELU = TensorRange(low=0.0, high=0.5, thresholds={"int8": thresholds(0.5), "uint
 TABLE = CalibrationTable(
     model=DIGEST,
     images=64,
+    preprocessing=None,
     methods={"tensorrt": "entropy", "cpu": "minmax"},
     whole_shortcuts=("layer1.0/Add",),
     equalization={"layer1.0.conv1": (1.0, float32(0.1), 2.0)},
     weights={"layer1.0.conv1/Conv": (0.5, 0.0, float32(0.3))},
     tensors={"input": SIGNED, "layer1.0.relu/Relu": RELU},
 )
+PREPROCESSING = preprocessing()
 GROUPS = {"layer1.0.conv1": 3, "layer1.0.conv2": 8}
 TEXT = """{
-  "schema": "resnet-calibration/1",
+  "schema": "resnet-calibration/2",
   "model": "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
   "images": 64,
+  "preprocessing": null,
   "methods": {"tensorrt": "entropy", "cpu": "minmax"},
   "whole_shortcuts": ["layer1.0/Add"],
   "equalization": {
@@ -117,6 +123,7 @@ TABLES = st.builds(
     CalibrationTable,
     model=st.text("0123456789abcdef", min_size=64, max_size=64),
     images=st.integers(1, 2**53 - 1),
+    preprocessing=st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
     methods=st.fixed_dictionaries(dict.fromkeys(SCHEMES, st.sampled_from(METHODS))),
     whole_shortcuts=st.lists(NAMES, max_size=3).map(tuple),
     equalization=st.dictionaries(NAMES, st.lists(POSITIVE, min_size=1, max_size=5).map(tuple), max_size=3),
@@ -192,7 +199,7 @@ def test_what_is_no_strict_json(change: Callable[[bytes], bytes], message: str) 
     assert found.startswith(f"calibration.json is not valid: {message}")
 
 
-@pytest.mark.parametrize("schema", ["resnet-calibration/2", "", 1, None])
+@pytest.mark.parametrize("schema", ["resnet-calibration/1", "resnet-calibration/3", "", 1, None])
 def test_unknown_schema(schema: Any) -> None:
     message = f"calibration.json has the schema {schema!r}, and this version reads {SCHEMA!r}: calibrate again"
     assert refusal(edited("schema", to=schema)) == message
@@ -259,13 +266,13 @@ def test_all_that_is_missing_is_listed_at_once() -> None:
 
 
 def test_a_table_of_this_model_passes() -> None:
-    check_table(TABLE, DIGEST, ["input"], ["layer1.0/Add", "other"], GROUPS)
-    check_table(TABLE, DIGEST, list(TABLE.tensors), ["layer1.0/Add"], GROUPS)
+    check_table(TABLE, DIGEST, ["input"], ["layer1.0/Add", "other"], GROUPS, PREPROCESSING)
+    check_table(TABLE, DIGEST, list(TABLE.tensors), ["layer1.0/Add"], GROUPS, PREPROCESSING)
 
 
 def test_a_table_of_another_model() -> None:
     with pytest.raises(CalibrationError) as caught:
-        check_table(TABLE, "f" * 64, ["input"], ["layer1.0/Add"], GROUPS)
+        check_table(TABLE, "f" * 64, ["input"], ["layer1.0/Add"], GROUPS, PREPROCESSING)
     assert str(caught.value) == (
         "the calibration table belongs to the graph with SHA-256 0123456789ab..., and this model's has "
         "ffffffffffff...: calibrate this model with its images"
@@ -274,7 +281,7 @@ def test_a_table_of_another_model() -> None:
 
 def test_a_table_that_lacks_tensors() -> None:
     with pytest.raises(CalibrationError) as caught:
-        check_table(TABLE, DIGEST, ["a", "input", "b"], ["layer1.0/Add"], GROUPS)
+        check_table(TABLE, DIGEST, ["a", "input", "b"], ["layer1.0/Add"], GROUPS, PREPROCESSING)
     assert "the calibration table lacks 2 tensors of this model, 'a' first: calibrate again" in str(caught.value)
     assert list(caught.value.details) == ["b"]
 
@@ -283,7 +290,7 @@ def test_a_table_that_names_a_shortcut_of_another_model() -> None:
     with pytest.raises(
         CalibrationError, match=r"leaves the shortcut of 'layer1\.0/Add' unquantized, and this model has"
     ):
-        check_table(TABLE, DIGEST, ["input"], ["layer1.1/Add"], GROUPS)
+        check_table(TABLE, DIGEST, ["input"], ["layer1.1/Add"], GROUPS, PREPROCESSING)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +304,30 @@ def test_a_table_that_names_a_shortcut_of_another_model() -> None:
 def test_a_table_that_equalizes_other_channels(factors: dict[str, tuple[float, ...]], said: str) -> None:
     table = dataclasses.replace(TABLE, equalization=factors)
     with pytest.raises(CalibrationError, match=said):
-        check_table(table, DIGEST, ["input"], ["layer1.0/Add"], GROUPS)
+        check_table(table, DIGEST, ["input"], ["layer1.0/Add"], GROUPS, PREPROCESSING)
+
+
+def test_a_table_of_images_that_were_preprocessed_otherwise() -> None:
+    table = dataclasses.replace(TABLE, preprocessing=preprocessing_digest(PREPROCESSING))
+    check_table(table, DIGEST, ["input"], ["layer1.0/Add"], GROUPS, PREPROCESSING)
+    for other in (preprocessing(scale=0.5), preprocessing(mean=(0.1, 0.2, 0.3)), preprocessing(color_order="BGR")):
+        with pytest.raises(CalibrationError, match=r"preprocessed otherwise .* or calibrate again"):
+            check_table(table, DIGEST, ["input"], ["layer1.0/Add"], GROUPS, other)
+
+
+@pytest.mark.parametrize(
+    ("weights", "layer"),
+    [
+        ({}, "layer1.0.conv1/Conv"),
+        ({"layer1.0.conv1/Conv": (0.5, 0.0)}, "layer1.0.conv1/Conv"),
+        ({"layer1.0.conv1/Conv": (0.5, 0.0, 0.25)}, "layer1.0.conv1/Conv"),
+        ({**TABLE.weights, "other": (1.0,)}, "other"),
+    ],
+)
+def test_a_table_of_other_weights(weights: dict[str, tuple[float, ...]], layer: str) -> None:
+    check_weights(TABLE, dict(TABLE.weights))
+    with pytest.raises(CalibrationError, match=f"weight ranges of '{layer}' are not this model's: calibrate again"):
+        check_weights(TABLE, weights)
 
 
 @pytest.mark.parametrize("value", ["3", "[]", "[-1.0]", '["1"]', "[1e60]"])

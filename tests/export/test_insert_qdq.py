@@ -13,7 +13,7 @@ from onnx import helper
 from resnet_export.emulate import Emulation
 from resnet_export.graph import constant_of, name_of
 from resnet_export.observe import observation_from_graph
-from resnet_export.passes.insert_qdq import SMALLEST_SCALE, insert_qdq, undequantized_layers
+from resnet_export.passes.insert_qdq import SMALLEST_SCALE, QuantizedWeights, insert_qdq, undequantized_layers
 from resnet_export.passes.qdq_placement import (
     CLASSIFIER,
     SCHEMES,
@@ -32,13 +32,52 @@ EVERY = [(name, scheme) for name in ("basic", "bottleneck") for scheme in SCHEME
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", ["basic", "bottleneck", "resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "basic",
+        "bottleneck",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet101", "resnet152", "resnext50_32x4d")),
+    ],
+)
 def test_the_placement_is_the_golden_one(name: str, scheme: str, update_goldens: bool) -> None:
     text = placement_from_graph(folded(name), scheme).text()
     path = GOLDEN / f"{name}.{scheme}.txt"
     if update_goldens:
         path.write_text(text)
     assert text == path.read_text()
+
+
+def test_the_placement_with_whole_shortcuts_is_the_golden_one(update_goldens: bool) -> None:
+    graph = folded("basic")
+    adds = frozenset(str(add.name) for add in residual_adds(graph))
+    text = placement_from_graph(graph, "tensorrt", whole_shortcuts=adds).text()
+    path = GOLDEN / "basic.tensorrt.whole_shortcuts.txt"
+    if update_goldens:
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_two_layers_of_the_same_weights_each_get_their_own(scheme: str) -> None:
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["a"], name="first", pads=[1] * 4),
+        helper.make_node("Conv", ["a", "w"], ["logits"], name="second", pads=[1] * 4),
+    ]
+    shape = ("n", 3, 8, 8)
+    graph = graph_of(nodes, {"w": random((3, 3, 3, 3), 0)}, input_shape=shape, output_shape=shape)
+    placement = placement_from_graph(graph, scheme)
+    rounded = nearest_weights(graph, placement)
+    coarse = QuantizedWeights(rounded["second"].values // 2 * 2, rounded["second"].scale, rounded["second"].axis)
+    result = insert_qdq(graph, placement, {"input": 3.0, "a": 9.0}, {**rounded, "second": coarse}).graph
+    onnx.checker.check_model(result.to_bytes(), full_check=True)
+    stored = [constant_of(node.inputs[1].producer().inputs[0]) for node in result.nodes("Conv")]
+    np.testing.assert_array_equal(stored[0], rounded["first"].values)
+    np.testing.assert_array_equal(stored[1], coarse.values)
+    assert not np.array_equal(stored[0], stored[1])
 
 
 @pytest.mark.parametrize(("name", "scheme"), EVERY)

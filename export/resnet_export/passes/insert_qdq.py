@@ -124,6 +124,8 @@ def _quantize_weights(body: ir.Graph, node: ir.Node, weights: QuantizedWeights) 
     assert old.dtype is not None
     assert weights.axis == weight_axis(node)
     name = name_of(old)
+    if f"{name}/int8" in body.initializers:  # another layer has the same weights, which may be rounded otherwise there
+        name = f"{node.name}/{name}"
     values = add_initializer(body, f"{name}/int8", weights.values)
     scale = add_initializer(body, f"{name}/scale", weights.scale.astype(old.dtype.numpy()))
     zero = add_initializer(body, f"{name}/zero_point", np.zeros(len(weights.scale), np.int8))

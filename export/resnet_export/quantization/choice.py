@@ -8,22 +8,25 @@ are, since their rounding is the same for every method.
 What a few dozen images show is noisy, and what is clipped of images to come does not show on those that the ranges
 are from. So ``USUAL``, which was never far from the best on the networks of ``resnet-bench accuracy``, is left only for
 a method with less than ``LEFT_BELOW`` of its noise.
+
+Where INT8 then does not pass its gate on evaluation images, those are many, and tell more: the method with the least
+divergence on them is taken, before any layer is kept in higher precision.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_export.graph import Graph
-from resnet_export.host_session import whole_batches
+from resnet_export.host_session import session_from_graph, whole_batches
 from resnet_export.passes.insert_qdq import insert_qdq
 from resnet_export.passes.qdq_placement import SCHEMES, Placement, placement_from_graph
 
-from .noise import answers_from_graph, noise_in_answers
+from .noise import answers_from_graph, divergence_of_answers, noise_in_answers
 from .table import TensorRange
 from .thresholds import METHODS
 
@@ -67,6 +70,45 @@ def methods_from_images(
         found = min(left, key=tried.__getitem__)
         chosen[scheme] = found if tried[found] < LEFT_BELOW * tried[USUAL] else USUAL
     return chosen
+
+
+def divergence_by_method(
+    graph: Graph,
+    placement: Placement,
+    tensors: Mapping[str, TensorRange],
+    batches: Iterable[NDArray[np.generic]],
+    on_images: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """What each of ``METHODS`` changes in the answers, with the activations rounded and the weights as they are.
+
+    Args:
+        graph: FP32, equalized.
+        placement: of the graph.
+        tensors: what calibration found of it.
+        batches: each (n, ...), all of one size where the graph takes no other; the last may be smaller.
+        on_images: told of how many were looked at.
+
+    Returns:
+        By method, the mean over the images of the first output's divergence, in nats; infinity without an image.
+    """
+    rounded = dataclasses.replace(placement, layers=())
+    graphs = [insert_qdq(graph, rounded, thresholds_by_method(tensors, placement, name), {}).graph for name in METHODS]
+    exact, *sessions = [session_from_graph(item) for item in (graph, *graphs)]
+    output = [graph.output_names[0]]
+    sums = np.zeros(len(METHODS))
+    done = 0
+    for batch in batches:
+        images = whole_batches(graph, batch)
+        if graph.fixed_batch is not None and len(images) % graph.fixed_batch:
+            break
+        expected = exact.run(output, {graph.input_name: images})[0]
+        for index, session in enumerate(sessions):
+            sums[index] += divergence_of_answers(expected, session.run(output, {graph.input_name: images})[0]).sum()
+        done += len(images)
+        if on_images is not None:
+            on_images(done)
+    means = sums / done if done else np.full(len(METHODS), np.inf)
+    return dict(zip(METHODS, means.tolist(), strict=True))
 
 
 def thresholds_by_method(tensors: Mapping[str, TensorRange], placement: Placement, method: str) -> dict[str, float]:

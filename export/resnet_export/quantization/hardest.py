@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from resnet_export.graph import Graph
 from resnet_export.host_session import session_from_graph, whole_batches
 
+from .noise import divergence_of_answers
+
 
 def hardest_images(
     exact: Graph,
@@ -41,7 +43,7 @@ def hardest_images(
         if exact.fixed_batch is not None and len(images) % exact.fixed_batch:
             break
         expected, found = (session.run(output, {exact.input_name: images})[0] for session in sessions)
-        divergence = np.concatenate([largest, _divergence(expected, found)])
+        divergence = np.concatenate([largest, divergence_of_answers(expected, found)])
         candidates = images if hardest is None else np.concatenate([hardest, images])
         order = np.argsort(-divergence, kind="stable")[:count]
         hardest, largest = candidates[order], divergence[order]
@@ -50,14 +52,3 @@ def hardest_images(
             on_images(done)
     assert hardest is not None
     return hardest
-
-
-def _divergence(expected: NDArray[np.floating], found: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(n,) the Kullback-Leibler divergence of the softmax, in nats; infinity where an answer is not finite."""
-    logs = []
-    for array in (expected, found):
-        logits = array.reshape(len(array), -1).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        logs.append(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
-    divergence: NDArray[np.float64] = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1)
-    return np.where(np.isfinite(divergence), divergence, np.inf)

@@ -42,10 +42,13 @@ class ImageStream:
     Attributes:
         skipped: a sentence for everything that was left out, as far as the source has been read; empty unless
             ``skip_bad``.
+        decoded: whether the images are files that the bundle's preprocessing turned into input, and not arrays that
+            somebody else did.
     """
 
     def __init__(self, samples: Samples, *, what: str, title: str, skip_bad: bool, skipped: Iterable[str] = ()) -> None:
         self.skipped: list[str] = list(skipped)
+        self.decoded = isinstance(samples, FileSamples)
         self._samples = samples
         self._what = what
         self._title = title

@@ -49,3 +49,22 @@ def _noise(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     if not np.isfinite(errors).all() or least <= 0:
         return 0.0 if np.array_equal(expected, found) else float("inf")
     return float((errors / np.maximum(distances, least)).mean())
+
+
+def divergence_of_answers(expected: NDArray[np.floating], found: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The Kullback-Leibler divergence of the softmax of ``found`` from that of ``expected``, image by image.
+
+    Args:
+        expected: (N, ...) logits; all axes but the first are taken as one.
+        found: the same.
+
+    Returns:
+        (N,) nats; infinity where an answer is not finite.
+    """
+    logs = []
+    for array in (expected, found):
+        logits = array.reshape(len(array), -1).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        logs.append(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+    divergence: NDArray[np.float64] = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1)
+    return np.where(np.isfinite(divergence), divergence, np.inf)

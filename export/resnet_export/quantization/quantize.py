@@ -13,6 +13,7 @@ from resnet_export.passes.insert_qdq import insert_qdq
 from resnet_export.passes.qdq_placement import Placement, placement_from_graph
 from resnet_export.passes.result import Skipped
 from resnet_export.passes.to_fp16 import Fp16Options, Ranges, to_fp16
+from resnet_runtime.manifest import KeptLayer
 
 from .choice import thresholds_by_method
 from .reconstruct import Reconstruction, ReconstructOptions, reconstruct, with_biases
@@ -20,6 +21,8 @@ from .table import CalibrationTable
 
 HIGHER = {"tensorrt": "fp16", "cpu": "fp32"}
 """What computes that is not quantized, by scheme."""
+
+WHOLE = "its shortcut is not quantized: rounding it would cost more than the bytes that it saves are worth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,16 @@ class Quantized:
     def layers(self) -> tuple[str, ...]:
         """The names of all layers that can be quantized, in the graph's order."""
         return self.placement.layers
+
+    @property
+    def structural(self) -> tuple[KeptLayer, ...]:
+        """What is kept whether asked for or not: layers that cannot be quantized, Adds with a whole shortcut, and
+        what does not fit FP16."""
+        higher = HIGHER[self.scheme]
+        kept = [KeptLayer(node=item.node, precision=higher, reason=item.reason) for item in self.placement.kept]
+        kept += [KeptLayer(node=name, precision=higher, reason=WHOLE) for name in self.placement.whole_shortcuts]
+        kept += [KeptLayer(node=item.node, precision="fp32", reason=item.reason) for item in self.overflowing]
+        return tuple(kept)
 
     def graph(self, kept: Set[str] = frozenset()) -> Graph:
         """The INT8 graph in which the layers ``kept`` compute in higher precision."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from resnet_export.errors import CalibrationError
 from resnet_export.passes.qdq_placement import SCHEMES
 from resnet_runtime import strictjson
 from resnet_runtime.json_fields import Fields, kind_of, shortened
+from resnet_runtime.manifest import Preprocessing
 
 from .histograms import SMALLEST
 from .thresholds import LEVELS, METHODS
 
-SCHEMA = "resnet-calibration/1"
+SCHEMA = "resnet-calibration/2"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_FAULTS = 50
@@ -55,6 +58,7 @@ class CalibrationTable:
     Attributes:
         model: SHA-256 of the folded FP32 graph whose tensors these are.
         images: how many were looked at.
+        preprocessing: ``preprocessing_digest`` of what image files went through; None where the images came as arrays.
         equalization: by group of layers, the factor of each channel; empty where nothing was equalized.
         methods: by scheme, the method whose thresholds it takes.
         whole_shortcuts: the residual Adds whose shortcut is not quantized in the scheme ``tensorrt``.
@@ -64,10 +68,11 @@ class CalibrationTable:
 
     model: str
     images: int
+    preprocessing: str | None
     methods: Mapping[str, str]
-    whole_shortcuts: tuple[str, ...] = ()
+    whole_shortcuts: tuple[str, ...]
     equalization: Mapping[str, tuple[float, ...]]
-    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    weights: Mapping[str, tuple[float, ...]]
     tensors: Mapping[str, TensorRange]
 
     @property
@@ -98,6 +103,7 @@ def bytes_from_table(table: CalibrationTable) -> bytes:
         f'  "schema": {_line(SCHEMA)}',
         f'  "model": {_line(table.model)}',
         f'  "images": {_line(table.images)}',
+        f'  "preprocessing": {_line(table.preprocessing)}',
         f'  "methods": {_line({scheme: table.methods[scheme] for scheme in SCHEMES})}',
         f'  "whole_shortcuts": {_line(list(table.whole_shortcuts))}',
         f'  "equalization": {_block(equalization)}',
@@ -152,14 +158,20 @@ def table_from_file(path: str | os.PathLike[str]) -> CalibrationTable:
     return table_from_bytes(data, name=os.fspath(path))
 
 
+def preprocessing_digest(preprocessing: Preprocessing) -> str:
+    """SHA-256 of everything that turns an image file into the graph's input, 64 hexadecimal digits."""
+    return hashlib.sha256(_line(dataclasses.asdict(preprocessing)).encode()).hexdigest()
+
+
 def check_table(
     table: CalibrationTable,
     graph_digest: str,
     tensor_names: Collection[str],
     adds: Collection[str],
     groups: Mapping[str, int],
+    preprocessing: Preprocessing,
 ) -> None:
-    """Refuse a table of another graph.
+    """Refuse a table of another graph, or of images that were preprocessed otherwise.
 
     Args:
         table: as it was read.
@@ -167,15 +179,22 @@ def check_table(
         tensor_names: whose ranges are needed.
         adds: the names of the graph's residual Adds.
         groups: of the graph's equalization groups, the number of channels.
+        preprocessing: of the bundle.
 
     Raises:
-        CalibrationError: it belongs to another graph, lacks tensors, or names a shortcut or a group of channels that
-            the graph has not got.
+        CalibrationError: it belongs to another graph or preprocessing, lacks tensors, or names a shortcut or a group of
+            channels that the graph has not got.
     """
     if table.model != graph_digest:
         raise CalibrationError(
             f"the calibration table belongs to the graph with SHA-256 {table.model[:12]}..., and this model's has "
             f"{graph_digest[:12]}...: calibrate this model with its images"
+        )
+    if table.preprocessing not in (None, preprocessing_digest(preprocessing)):
+        raise CalibrationError(
+            "the images of the calibration table were preprocessed otherwise than this bundle says, so that its ranges "
+            "are not those of the input to come: give the same --mean, --std, --scale, --resize, --crop, "
+            "--interpolation and --color-order as for the table, or calibrate again"
         )
     missing = [name for name in tensor_names if name not in table.tensors]
     if missing:
@@ -200,11 +219,29 @@ def check_table(
         )
 
 
+def check_weights(table: CalibrationTable, weights: Mapping[str, tuple[float, ...]]) -> None:
+    """Refuse a table whose weights are not those of the graph.
+
+    Args:
+        table: that ``check_table`` accepted.
+        weights: of the equalized graph, as the table has them.
+
+    Raises:
+        CalibrationError: they differ, or other layers are named.
+    """
+    wrong = [name for name in (*weights, *table.weights) if table.weights.get(name) != weights.get(name)]
+    if wrong:
+        raise CalibrationError(
+            f"the calibration table's weight ranges of {shortened(wrong[0])} are not this model's: calibrate again"
+        )
+
+
 def _table(f: Fields, faults: list[str]) -> CalibrationTable:
     f.text("schema")
     table = CalibrationTable(
         model=f.text("model", pattern=_DIGEST),
         images=f.integer("images", 1),
+        preprocessing=f.optional_text("preprocessing", pattern=_DIGEST),
         methods=f.record("methods", _methods),
         whole_shortcuts=f.texts("whole_shortcuts"),
         equalization={
