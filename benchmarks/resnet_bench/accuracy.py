@@ -74,7 +74,7 @@ class AccuracyOptions:
     models: tuple[str, ...] = MODELS
     held_out: int = HELD_OUT
     calibration_images: int = 256
-    evaluation_images: int = 2000
+    evaluation_images: int = 4000
     peers: tuple[str, ...] = tuple(PEERS)
     methods: bool = True
     ablation: bool = False

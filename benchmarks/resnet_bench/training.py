@@ -77,7 +77,7 @@ STANDARD: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
         "resnet18": Recipe(steps=600, batch=32, learning_rate=0.05),
         "resnet34": Recipe(steps=550, batch=32, learning_rate=0.05),
-        "resnet50": Recipe(steps=400, batch=64, learning_rate=0.1),
+        "resnet50": Recipe(steps=800, batch=32, learning_rate=0.02, label_smoothing=0.1),
     }
 )
 """The architectures that accuracy is measured with, and how each is trained."""

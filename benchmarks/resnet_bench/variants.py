@@ -53,8 +53,11 @@ from .training import INPUT_SHAPE, MEAN, SCALE, STD
 
 Float32 = NDArray[np.float32]
 
-MAX_DROP: Final = 0.3
-"""Points of top-1 that the export is told INT8 may lose."""
+MAX_DROP: Final = 0.1
+"""Points of top-1 that the export is told INT8 may lose on its evaluation images.
+
+A third of the 0.3 that may be lost on others: what 4,000 crops lose is within 0.2 points or so of what others do.
+"""
 
 BATCH: Final = 128
 """Crops that are answered at once, and the largest batch of the bundle."""
@@ -208,7 +211,7 @@ def ablation(made: Exported) -> Iterator[Setting]:
         if equalized not in tables:
             batches = [made.calibration]
             ranges, count = ranges_from_batches(made.folded, batches, CalibrationOptions().calibrate)
-            methods = methods_from_images(made.folded, ranges, made.calibration[: QuantizeOptions().images])
+            methods = methods_from_images(made.folded, ranges, lambda: [made.calibration])
             tables[equalized] = CalibrationTable(
                 model=made.table.model,
                 images=count,

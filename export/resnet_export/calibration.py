@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ from resnet_runtime.manifest import FileRecord, Preprocessing
 
 from .bundle_writer import StagedBundle
 from .graph import Graph
-from .host_session import whole_batches
+from .host_session import batches, whole_batches
 from .observe import observation_from_graph
 from .options import CalibrationOptions
 from .passes.equalize import equalization_groups, equalize, factors_from_statistics
@@ -24,7 +25,8 @@ from .passes.to_fp16 import Ranges
 from .progress import Stage, Timings
 from .quantization.calibrate import calibration_tensors, ranges_from_batches, weight_ranges
 from .quantization.channels import statistics_from_graph
-from .quantization.choice import FIRST, methods_from_images
+from .quantization.choice import methods_from_images
+from .quantization.evaluation import EvaluationSet
 from .quantization.images import ImageStream
 from .quantization.shortcuts import shortcuts_from_images
 from .quantization.table import (
@@ -44,6 +46,29 @@ EQUALIZED_BY: Final = 32
 
 OBSERVED: Final = 8
 """How many inputs tell what fits FP16."""
+
+SHORTCUTS_BY: Final = 16
+"""How many images the shortcuts that stay whole are chosen by."""
+
+CLIPPED_BY: Final = 512
+"""How many evaluation images, beside those that weights are fitted to, the clipping methods are tried on."""
+
+_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True)
+class Images:
+    """What there is to calibrate with.
+
+    Attributes:
+        calibration: the images; None where only a table is given.
+        evaluation: other images, by which the clipping is chosen too.
+        preprocessing: of the bundle.
+    """
+
+    calibration: ImageStream | None
+    evaluation: EvaluationSet | None
+    preprocessing: Preprocessing
 
 
 @dataclass(frozen=True)
@@ -68,8 +93,7 @@ class Calibrated:
 def calibrate(
     staged: StagedBundle,
     folded: Graph,
-    images: ImageStream | None,
-    preprocessing: Preprocessing,
+    images: Images,
     data: CheckData,
     options: CalibrationOptions,
     timings: Timings,
@@ -80,13 +104,14 @@ def calibrate(
         CalibrationError: the table belongs to another model, or the images cannot be calibrated with.
         RequestError: an image cannot be used.
     """
-    fitted = None if images is None else whole_batches(folded, images.head(options.quantize.images))
+    fitted = None
+    if images.calibration is not None:
+        fitted = whole_batches(folded, images.calibration.head(options.quantize.images))
     if options.table is not None:
-        table, graph = _from_table(folded, fitted, preprocessing, options, timings)
+        table, graph = _from_table(folded, fitted, images.preprocessing, options, timings)
     else:
-        assert images is not None
         assert fitted is not None
-        table, graph = _from_images(folded, images, fitted, preprocessing, options, timings)
+        table, graph = _from_images(folded, images, fitted, options, timings)
     seen = observation_from_graph(graph, whole_batches(graph, data.inputs, OBSERVED)).ranges
     ranges = {name: _wider(name, found, table) for name, found in seen.items()}
     return Calibrated(table, graph, ranges, fitted, staged.add("calibration.json", bytes_from_table(table)))
@@ -123,12 +148,13 @@ def _from_table(
 
 def _from_images(
     folded: Graph,
-    images: ImageStream,
+    images: Images,
     fitted: NDArray[np.generic],
-    preprocessing: Preprocessing,
     options: CalibrationOptions,
     timings: Timings,
 ) -> tuple[CalibrationTable, Graph]:
+    stream = images.calibration
+    assert stream is not None
     with timings.stage("calibrate") as stage:
         factors: dict[str, tuple[float, ...]] = {}
         if options.equalize:
@@ -139,18 +165,18 @@ def _from_images(
         graph = equalize(folded, factors).graph
         ranges, count = ranges_from_batches(
             graph,
-            images.batches(options.calibrate.batch),
+            stream.batches(options.calibrate.batch),
             options.calibrate,
-            lambda done: stage.advance(done, images.count, "images"),
+            lambda done: stage.advance(done, stream.count, "images"),
         )
         stage.tell(f"{count} images, {len(ranges)} tensors, {len(factors)} groups of channels equalized")
-        _warn_of_images(images, count, stage)
+        _warn_of_images(stream, count, stage)
         _warn_of_dead([name for name, found in ranges.items() if found.dead], stage)
-    methods = _methods(graph, ranges, fitted, options, timings)
+    methods = _methods(graph, ranges, fitted, images.evaluation, options, timings)
     table = CalibrationTable(
         model=folded.digest,
         images=count,
-        preprocessing=preprocessing_digest(preprocessing) if images.decoded else None,
+        preprocessing=preprocessing_digest(images.preprocessing) if stream.decoded else None,
         methods=methods,
         whole_shortcuts=_whole_shortcuts(graph, ranges, methods, fitted, options, timings),
         equalization=factors,
@@ -176,13 +202,23 @@ def _methods(
     graph: Graph,
     ranges: dict[str, TensorRange],
     fitted: NDArray[np.generic],
+    evaluation: EvaluationSet | None,
     options: CalibrationOptions,
     timings: Timings,
 ) -> dict[str, str]:
     if options.method is not None:
         return dict.fromkeys(SCHEMES, options.method)
+    more = 0 if evaluation is None else min(CLIPPED_BY, evaluation.count)
+
+    def looked_at() -> Iterator[NDArray[np.generic]]:
+        yield from batches(graph, fitted, _AT_ONCE)
+        if evaluation is not None:
+            size = graph.fixed_batch or _AT_ONCE
+            yield from (images for images, _ in itertools.islice(evaluation.batches(size), -(-more // size)))
+
+    total = (len(fitted) + more) * len(SCHEMES)
     with timings.stage("clipping") as stage:
-        methods = methods_from_images(graph, ranges, fitted, lambda done, total: stage.advance(done, total, "trials"))
+        methods = methods_from_images(graph, ranges, looked_at, lambda done: stage.advance(done, total, "images"))
         stage.tell(", ".join(f"{methods[scheme]} for int8-{scheme}" for scheme in SCHEMES))
     return methods
 
@@ -200,7 +236,7 @@ def _whole_shortcuts(
             graph,
             ranges,
             methods["tensorrt"],
-            whole_batches(graph, fitted, FIRST),
+            whole_batches(graph, fitted, SHORTCUTS_BY),
             options.quantize.whole_shortcuts,
             lambda done, total: stage.advance(done, total, "shortcuts"),
         )

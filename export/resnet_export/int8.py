@@ -1,7 +1,7 @@
 """The stages of an export that make INT8 of what was calibrated: for each scheme quantize, judge, and fall back.
 
-What is judged is always the staged file: a candidate that does not pass is written anew, with other clipping or some
-layers kept in higher precision, until one passes or too many layers would be kept.
+What is judged is always the staged file: a candidate that does not pass is written anew with some layers kept in
+higher precision, until one passes or too many layers would be kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from resnet_runtime.bundle import CheckData
-from resnet_runtime.manifest import Accuracy, FileRecord, KeptLayer, Limits, Manifest, Speed, Variant
+from resnet_runtime.manifest import Accuracy, KeptLayer, Limits, Manifest, Speed, Variant
 from resnet_runtime.selection import MIN_INT8_SPEEDUP
 
 from . import verify
@@ -23,7 +23,6 @@ from .passes.insert_qdq import undequantized_layers
 from .passes.qdq_placement import SCHEMES
 from .progress import Timings, floored
 from .quantization.quantize import HIGHER, Quantized, quantized_from_table
-from .quantization.table import bytes_from_table
 from .report import Verdict
 from .speed import speeds_from_variants
 
@@ -57,8 +56,7 @@ class Int8Exporter:
         self._evaluation = evaluation
         self._options = options
         self._timings = timings
-        self._methods = dict(calibrated.table.methods)
-        self._fallback = Fallback(draft, calibrated, data, evaluation, self._judged, timings)
+        self._fallback = Fallback(draft, data, evaluation, self._judged, timings)
 
     def verdicts(self, shipped: Sequence[Variant]) -> tuple[Verdict, ...]:
         """One verdict for each scheme; the files of those that passed are staged.
@@ -68,30 +66,12 @@ class Int8Exporter:
         """
         return tuple(self._verdict(scheme, shipped) for scheme in SCHEMES)
 
-    def calibration(self) -> FileRecord:
-        """The staged calibration.json, with the clipping methods that the variants were made by."""
-        if self._methods == self._calibrated.table.methods:
-            return self._calibrated.file
-        self._staged.discard(self._calibrated.file.path)
-        table = dataclasses.replace(self._calibrated.table, methods=self._methods)
-        return self._staged.add(self._calibrated.file.path, bytes_from_table(table))
-
     def _verdict(self, scheme: str, shipped: Sequence[Variant]) -> Verdict:
-        quantized = self._quantized(scheme, f"int8-{scheme}")
-        verdict = self._judged(quantized, ())
-        if verdict.faults:
-            quantized, verdict = self._clipped_better(quantized, verdict)
-        if verdict.faults:
-            verdict = self._fallback.fallen_back(quantized, verdict)
-        if not verdict.faults and scheme == "cpu":
-            verdict = self._with_speeds(verdict, shipped)
-        return verdict
-
-    def _quantized(self, scheme: str, stage_name: str) -> Quantized:
-        with self._timings.stage(stage_name) as stage:
+        name = f"int8-{scheme}"
+        with self._timings.stage(name) as stage:
             quantized = quantized_from_table(
                 self._calibrated.graph,
-                dataclasses.replace(self._calibrated.table, methods=self._methods),
+                self._calibrated.table,
                 scheme,
                 self._calibrated.inputs,
                 self._options.calibration.quantize,
@@ -101,20 +81,12 @@ class Int8Exporter:
             )
             structural = len(quantized.placement.kept)
             stage.tell(f"{len(quantized.layers)} layers quantized" + (f", {structural} not" if structural else ""))
-        return quantized
-
-    def _clipped_better(self, quantized: Quantized, failed: Verdict) -> tuple[Quantized, Verdict]:
-        """The same with the clipping that the evaluation images call for, where neither user nor table chose one."""
-        scheme = quantized.scheme
-        calibration = self._options.calibration
-        if calibration.method is not None or calibration.table is not None:
-            return quantized, failed
-        method = self._fallback.better_method(quantized, self._methods[scheme])
-        if method is None:
-            return quantized, failed
-        self._methods[scheme] = method
-        quantized = self._quantized(scheme, f"int8-{scheme} by {method}")
-        return quantized, self._judged(quantized, ())
+        verdict = self._judged(quantized, ())
+        if verdict.faults:
+            verdict = self._fallback.fallen_back(quantized, verdict)
+        if not verdict.faults and scheme == "cpu":
+            verdict = self._with_speeds(verdict, shipped)
+        return verdict
 
     def _judged(self, quantized: Quantized, kept: Sequence[KeptLayer]) -> Verdict:
         """Stage the graph in which these layers are kept, and judge it; a graph that fails stays staged."""
@@ -148,9 +120,8 @@ class Int8Exporter:
             if kept:
                 stage.tell(f"{len(kept)} kept in {HIGHER[quantized.scheme]}")
             else:
-                method = self._methods[quantized.scheme]
                 for fault in found:
-                    stage.warn(f"{name} did not pass its gate with every layer quantized by {method}: {fault}")
+                    stage.warn(f"{name} did not pass its gate with every layer quantized: {fault}")
             return Verdict(dataclasses.replace(variant, gate=gate), found)
 
     def _with_speeds(self, verdict: Verdict, shipped: Sequence[Variant]) -> Verdict:

@@ -1,15 +1,11 @@
-"""What an export does where an INT8 graph does not pass its gate: other clipping, and then layers in higher precision.
-
-With evaluation images, the clipping method is chosen anew on them: it costs no speed, and layers that are kept do. Then
-layers are ranked by what each costs, and as few as possible are kept.
-"""
+"""What an export does where an INT8 graph does not pass its gate: as few layers as possible in higher precision."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +15,8 @@ from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import KeptLayer, Manifest
 
 from . import verify
-from .calibration import Calibrated
 from .host_session import whole_batches
 from .progress import Stage, Timings
-from .quantization.choice import divergence_by_method
 from .quantization.fallback import costs_of_layers, smallest_fallback
 from .quantization.hardest import hardest_images
 from .quantization.quantize import HIGHER, Quantized
@@ -33,11 +27,8 @@ from .trace import first_line
 RANKED_BY: Final = 16
 """How many images the layers are ranked by, where some have to be kept."""
 
-LOOKED_AT: Final = 2000
-"""Of how many evaluation images those are the ones that INT8 changes the most, and the clipping is chosen by."""
-
-BETTER: Final = 0.9
-"""Another method is taken for less than this share of the divergence."""
+RANKED_OF: Final = 2000
+"""Of how many evaluation images those are the ones that INT8 changes the most."""
 
 MOST_KEPT: Final = 0.5
 """The share of the layers that may be kept: a graph with more in higher precision is not INT8."""
@@ -51,7 +42,6 @@ class Fallback:
 
     Args:
         draft: the bundle's manifest, without variants.
-        calibrated: what they are made from.
         data: eager's answers.
         evaluation: what their accuracy is measured with, where it is.
         judge: see there.
@@ -60,38 +50,16 @@ class Fallback:
     def __init__(
         self,
         draft: Manifest,
-        calibrated: Calibrated,
         data: CheckData,
         evaluation: verify.Evaluation | None,
         judge: Judge,
         timings: Timings,
     ) -> None:
         self._draft = draft
-        self._calibrated = calibrated
         self._data = data
         self._evaluation = evaluation
         self._judge = judge
         self._timings = timings
-
-    def better_method(self, quantized: Quantized, method: str) -> str | None:
-        """The method that changes the evaluation images' answers less than ``method``; None where there is none."""
-        if self._evaluation is None:
-            return None
-        with self._timings.stage(f"clipping int8-{quantized.scheme}") as stage:
-            count, batches = self._images(self._evaluation)
-            found = divergence_by_method(
-                self._calibrated.graph,
-                quantized.placement,
-                self._calibrated.table.tensors,
-                batches,
-                lambda done: stage.advance(done, count, "images"),
-            )
-            best = min(found, key=found.__getitem__)
-            if not found[best] < BETTER * found[method]:
-                stage.tell(f"{method} stays: no other has less than {BETTER:g} of its divergence")
-                return None
-            stage.tell(f"{best} and not {method}: it changes {found[best]:.2g} nats, and that {found[method]:.2g}")
-        return best
 
     def fallen_back(self, quantized: Quantized, failed: Verdict) -> Verdict:
         """The verdict with as few layers kept as possible; the failed one where too many would have to be."""
@@ -134,24 +102,19 @@ class Fallback:
             final = self._judge(quantized, [layer for layer in final.variant.kept_higher if layer.node in kept])
         return dataclasses.replace(final, kept_costs=self._kept_costs(quantized, kept, noise))
 
-    def _images(self, evaluation: verify.Evaluation) -> tuple[int, Iterator[NDArray[Any]]]:
-        """``LOOKED_AT`` of the evaluation images: how many they are, and batches of them."""
-        count = min(LOOKED_AT, evaluation.images.count)
-        size = self._draft.input.batch.largest
-        batches = (batch for batch, _ in evaluation.images.batches(size))
-        return count, itertools.islice(batches, -(-count // size))
-
     def _ranked_by(self, quantized: Quantized, stage: Stage) -> NDArray[np.generic]:
         """The evaluation images that INT8 changes the most; where there are none, the first ones of check.npz."""
         if self._evaluation is None:
             return whole_batches(quantized.exact, self._data.inputs, RANKED_BY)
-        count, batches = self._images(self._evaluation)
+        total = min(RANKED_OF, self._evaluation.images.count)
+        size = self._draft.input.batch.largest
+        batches = (batch for batch, _ in self._evaluation.images.batches(size))
         return hardest_images(
             quantized.exact,
             quantized.graph_in_fp32(),
-            batches,
+            itertools.islice(batches, -(-total // size)),
             RANKED_BY,
-            lambda done: stage.advance(done, count, "images"),
+            lambda done: stage.advance(done, total, "images"),
         )
 
     def _kept_costs(self, quantized: Quantized, kept: frozenset[str], noise: dict[str, float]) -> tuple[KeptCost, ...]:

@@ -24,7 +24,7 @@ from resnet_runtime.manifest import (
 
 from . import int8, verify
 from .bundle_writer import StagedBundle, check_destination, staged_bundle
-from .calibration import calibrate
+from .calibration import Images, calibrate
 from .eager import (
     EagerAnswers,
 )
@@ -102,11 +102,12 @@ def bundle_from_checkpoint(
         draft, candidates = _write(staged, subject, traced, folded, observed, data, options, timings)
         verdicts = _verify(staged, draft, candidates, data, timings)
         if "int8" in options.wanted:
-            calibrated = calibrate(staged, folded, images, subject.preprocessing, data, options.calibration, timings)
+            judged = None if evaluation is None else evaluation.images
+            given = Images(images, judged, subject.preprocessing)
+            calibrated = calibrate(staged, folded, given, data, options.calibration, timings)
             draft = dataclasses.replace(draft, calibration=calibrated.file)
             exporter = int8.Int8Exporter(staged, draft, calibrated, data, evaluation, options, timings)
             verdicts += exporter.verdicts(_shipped(verdicts))
-            draft = dataclasses.replace(draft, calibration=exporter.calibration())
         _refuse_nothing(verdicts)
         report = ExportReport(
             manifest=dataclasses.replace(draft, variants=_shipped(verdicts)),

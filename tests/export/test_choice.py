@@ -7,11 +7,22 @@ import dataclasses
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import softmax
+from scipy.stats import entropy
 
+from resnet_export.graph import Graph
 from resnet_export.passes.insert_qdq import insert_qdq
 from resnet_export.passes.qdq_placement import SCHEMES, placement_from_graph
 from resnet_export.quantization.calibrate import ranges_from_batches
-from resnet_export.quantization.choice import FIRST, LEFT_BELOW, USUAL, methods_from_images, thresholds_by_method
+from resnet_export.quantization.choice import (
+    FIRST,
+    LEFT_BELOW,
+    MUCH_WORSE,
+    USUAL,
+    divergence_by_method,
+    methods_from_images,
+    thresholds_by_method,
+)
 from resnet_export.quantization.noise import answers_from_graph, noise_in_answers
 from resnet_export.quantization.table import TensorRange
 from resnet_export.quantization.thresholds import METHODS
@@ -34,39 +45,75 @@ def of(method: str, factor: float, ranges: dict[str, TensorRange]) -> dict[str, 
 def test_the_only_method_that_does_not_clip_everything_is_taken(method: str) -> None:
     graph = folded("basic")
     ranges, _ = ranges_from_batches(graph, [images()])
-    told: list[tuple[int, int]] = []
-    chosen = methods_from_images(graph, of(method, 1.0, ranges), images(), lambda *done: told.append(done))
+    told: list[int] = []
+    chosen = methods_from_images(graph, of(method, 1.0, ranges), lambda: [images(), images()], told.append)
     assert chosen == dict.fromkeys(SCHEMES, method)
-    assert told == [(index, 8) for index in range(1, 9)]
+    assert told == [16, 32, 48, 64]
 
 
 def test_one_image_out_of_proportion_does_not_choose_minmax() -> None:
     graph = folded("basic")
     inputs = np.concatenate([images(40), 30 * images(1, seed=5)])
     ranges, _ = ranges_from_batches(graph, [inputs])
-    chosen = methods_from_images(graph, ranges, inputs)
+    chosen = methods_from_images(graph, ranges, lambda: [inputs])
     assert "minmax" not in chosen.values()
+
+
+def divergences(graph: Graph, scheme: str, ranges: dict[str, TensorRange], inputs: NDArray[np.float32]):
+    """By method, computed here another way: all images at once, by scipy."""
+    placement = dataclasses.replace(placement_from_graph(graph, scheme), layers=())
+    exact = softmax(answers_from_graph(graph, inputs)["logits"].astype(np.float64), axis=1)
+    found = {}
+    for method in METHODS:
+        rounded = insert_qdq(graph, placement, thresholds_by_method(ranges, placement, method), {}).graph
+        logits = answers_from_graph(rounded, inputs)["logits"].astype(np.float64)
+        found[method] = float(entropy(exact, softmax(logits, axis=1), axis=1).mean())
+    return found
+
+
+def spoilt_ranges(graph: Graph, inputs: NDArray[np.float32], spoilt: float) -> dict[str, TensorRange]:
+    """The ranges, with the usual method's thresholds times ``spoilt``."""
+    ranges, _ = ranges_from_batches(graph, [inputs])
+    for name, found in ranges.items():
+        kinds = {kind: {**methods, USUAL: spoilt * methods[USUAL]} for kind, methods in found.thresholds.items()}
+        ranges[name] = dataclasses.replace(found, thresholds=kinds)
+    return ranges
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("spoilt", [1.0, 0.05])
 def test_the_usual_one_is_left_for_one_that_is_much_better_on_all_images(scheme: str, spoilt: float) -> None:
-    graph, inputs = folded("bottleneck"), images(FIRST + 8)
+    graph, inputs = folded("bottleneck"), images(24)
+    ranges = spoilt_ranges(graph, inputs, spoilt)
+    expected = divergences(graph, scheme, ranges, inputs)
+    best = min(METHODS, key=expected.__getitem__)
+    worth_it = expected[best] < LEFT_BELOW * expected[USUAL]
+    assert worth_it == (spoilt < 1)
+    chosen = methods_from_images(graph, ranges, lambda: [inputs[:10], inputs[10:]])
+    assert chosen[scheme] == (best if worth_it else USUAL)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_divergence_is_the_mean_over_all_images_unless_it_is_hopeless(scheme: str) -> None:
+    graph, inputs = folded("basic"), images(FIRST + 16)
     ranges, _ = ranges_from_batches(graph, [inputs])
     for name, found in ranges.items():
-        kinds = {kind: {**methods, USUAL: spoilt * methods[USUAL]} for kind, methods in found.thresholds.items()}
+        kinds = {kind: {**methods, "mse": 0.02 * methods["mse"]} for kind, methods in found.thresholds.items()}
         ranges[name] = dataclasses.replace(found, thresholds=kinds)
-    placement = dataclasses.replace(placement_from_graph(graph, scheme), layers=())
-    expected = answers_from_graph(graph, inputs)
-    noises = {}
-    for method in METHODS:
-        rounded = insert_qdq(graph, placement, thresholds_by_method(ranges, placement, method), {}).graph
-        noises[method] = noise_in_answers(expected, answers_from_graph(rounded, inputs))
-    best = min(METHODS, key=noises.__getitem__)
-    worth_it = noises[best] < LEFT_BELOW * noises[USUAL]
-    assert methods_from_images(graph, ranges, inputs)[scheme] == (best if worth_it else USUAL)
-    assert worth_it == (spoilt < 1)
-    assert 0 < noises[best] < 0.1
+    expected = divergences(graph, scheme, ranges, inputs)
+    batches = [inputs[:FIRST], inputs[FIRST:]]
+    found = divergence_by_method(graph, placement_from_graph(graph, scheme), ranges, batches)
+    assert found.pop("mse") == float("inf")
+    assert expected.pop("mse") > MUCH_WORSE * min(expected.values())
+    assert found == pytest.approx(expected, rel=0.05)
+
+
+def test_without_an_image_the_usual_one_is_taken() -> None:
+    graph = folded("basic")
+    ranges, _ = ranges_from_batches(graph, [images()])
+    nothing = divergence_by_method(graph, placement_from_graph(graph, "cpu"), ranges, [])
+    assert nothing == dict.fromkeys(METHODS, float("inf"))
+    assert methods_from_images(graph, ranges, list) == dict.fromkeys(SCHEMES, USUAL)
 
 
 def answers(count: int = 10, classes: int = 4) -> NDArray[np.float32]:

@@ -1,16 +1,13 @@
 """Which method's clipping magnitudes a scheme takes: seen in the graph's own answers.
 
-No method is the best for every network. Where a few calibration images make a tensor ten times as large as all others
-do, ``minmax`` leaves the others a tenth of the levels; where none does, whatever clips costs more than it gains. So
-each is tried on calibration images: activations are rounded as the scheme rounds them, and weights are left as they
-are, since their rounding is the same for every method.
+No method is the best for every network. Where a few images make a tensor ten times as large as all others do,
+``minmax`` leaves the others a tenth of the levels, and ``entropy``, which clips them, may answer wrongly; where none
+does, whatever clips costs more than it gains. So each is tried on images: activations are rounded as the scheme rounds
+them, and weights are left as they are, since their rounding is the same for every method.
 
-What a few dozen images show is noisy, and what is clipped of images to come does not show on those that the ranges
-are from. So ``USUAL``, which was never far from the best on the networks of ``resnet-bench accuracy``, is left only for
-a method with less than ``LEFT_BELOW`` of its noise.
-
-Where INT8 then does not pass its gate on evaluation images, those are many, and tell more: the method with the least
-divergence on them is taken, before any layer is kept in higher precision.
+What a few dozen images show is noisy: one image in a hundred may make most of the divergence. So evaluation images are
+looked at too, where there are some, and ``USUAL``, which was the best or near it on most of the networks of
+``resnet-bench accuracy``, is left only for a method with less than ``LEFT_BELOW`` of its divergence.
 """
 
 from __future__ import annotations
@@ -26,49 +23,49 @@ from resnet_export.host_session import session_from_graph, whole_batches
 from resnet_export.passes.insert_qdq import insert_qdq
 from resnet_export.passes.qdq_placement import SCHEMES, Placement, placement_from_graph
 
-from .noise import answers_from_graph, divergence_of_answers, noise_in_answers
+from .noise import divergence_of_answers
 from .table import TensorRange
 from .thresholds import METHODS
 
-FIRST = 16
+FIRST = 64
 """Images that every method is tried on; those that are much worse than the best one are not tried on the rest."""
 
-MUCH_WORSE = 2.0
+MUCH_WORSE = 4.0
 
 USUAL = "entropy"
-LEFT_BELOW = 0.5
+LEFT_BELOW = 0.75
 
 
 def methods_from_images(
     graph: Graph,
     tensors: Mapping[str, TensorRange],
-    inputs: NDArray[np.generic],
-    on_trials: Callable[[int, int], None] | None = None,
+    batches: Callable[[], Iterable[NDArray[np.generic]]],
+    on_images: Callable[[int], None] | None = None,
 ) -> dict[str, str]:
     """One of ``METHODS`` for each of ``SCHEMES``: see this file's docstring.
 
     Args:
         graph: FP32, equalized.
         tensors: what calibration found of it.
-        inputs: (N, ...) of the calibration images, a few dozen, N from 1.
-        on_trials: told how many of how many trials are done.
+        batches: gives the images, each time anew: (n, ...) each, all of one size where the graph takes no other; the
+            last may be smaller.
+        on_images: told of how many were looked at, of all schemes together.
     """
-    expected = answers_from_graph(graph, inputs)
     chosen = {}
-    for position, scheme in enumerate(SCHEMES):
-        placement = dataclasses.replace(placement_from_graph(graph, scheme), layers=())
-        first = whole_batches(graph, inputs, FIRST)
-        tried: dict[str, float] = {}
-        for index, method in enumerate(METHODS):
-            tried[method] = _noise(graph, placement, tensors, method, first, expected)
-            if on_trials is not None:
-                on_trials(position * len(METHODS) + index + 1, len(SCHEMES) * len(METHODS))
-        best = min(tried.values())
-        left = [method for method in METHODS if tried[method] <= MUCH_WORSE * best or method == USUAL]
-        if len(left) > 1 and len(first) < len(inputs):
-            tried = {method: _noise(graph, placement, tensors, method, inputs, expected) for method in left}
-        found = min(left, key=tried.__getitem__)
-        chosen[scheme] = found if tried[found] < LEFT_BELOW * tried[USUAL] else USUAL
+    before = 0
+    for scheme in SCHEMES:
+        done = before
+
+        def told(count: int, before: int = before) -> None:
+            nonlocal done
+            done = before + count
+            if on_images is not None:
+                on_images(done)
+
+        found = divergence_by_method(graph, placement_from_graph(graph, scheme), tensors, batches(), told)
+        best = min(found, key=found.__getitem__)
+        chosen[scheme] = best if found[best] < LEFT_BELOW * found[USUAL] else USUAL
+        before = done
     return chosen
 
 
@@ -89,26 +86,33 @@ def divergence_by_method(
         on_images: told of how many were looked at.
 
     Returns:
-        By method, the mean over the images of the first output's divergence, in nats; infinity without an image.
+        By method, the mean over the images of the first output's divergence, in nats; infinity for one that was much
+        worse than the best after ``FIRST`` images, or where there is no image.
     """
-    rounded = dataclasses.replace(placement, layers=())
-    graphs = [insert_qdq(graph, rounded, thresholds_by_method(tensors, placement, name), {}).graph for name in METHODS]
-    exact, *sessions = [session_from_graph(item) for item in (graph, *graphs)]
+    activations = dataclasses.replace(placement, layers=())
+    exact = session_from_graph(graph)
+    tried = {}
+    for method in METHODS:
+        rounded = insert_qdq(graph, activations, thresholds_by_method(tensors, placement, method), {}).graph
+        tried[method] = session_from_graph(rounded)
     output = [graph.output_names[0]]
-    sums = np.zeros(len(METHODS))
+    sums = dict.fromkeys(METHODS, 0.0)
     done = 0
     for batch in batches:
         images = whole_batches(graph, batch)
         if graph.fixed_batch is not None and len(images) % graph.fixed_batch:
             break
         expected = exact.run(output, {graph.input_name: images})[0]
-        for index, session in enumerate(sessions):
-            sums[index] += divergence_of_answers(expected, session.run(output, {graph.input_name: images})[0]).sum()
+        for method, session in tried.items():
+            answers = session.run(output, {graph.input_name: images})[0]
+            sums[method] += float(divergence_of_answers(expected, answers).sum())
         done += len(images)
+        if done >= FIRST:
+            worst = MUCH_WORSE * min(sums[method] for method in tried)
+            tried = {method: session for method, session in tried.items() if sums[method] <= worst or method == USUAL}
         if on_images is not None:
             on_images(done)
-    means = sums / done if done else np.full(len(METHODS), np.inf)
-    return dict(zip(METHODS, means.tolist(), strict=True))
+    return {method: sums[method] / done if done and method in tried else float("inf") for method in METHODS}
 
 
 def thresholds_by_method(tensors: Mapping[str, TensorRange], placement: Placement, method: str) -> dict[str, float]:
@@ -119,16 +123,3 @@ def thresholds_by_method(tensors: Mapping[str, TensorRange], placement: Placemen
         kind = "uint8" if point.unsigned and "uint8" in entry.thresholds else "int8"
         found[point.ranged_by] = entry.thresholds[kind][method]
     return found
-
-
-def _noise(
-    graph: Graph,
-    placement: Placement,
-    tensors: Mapping[str, TensorRange],
-    method: str,
-    inputs: NDArray[np.generic],
-    expected: Mapping[str, NDArray[np.float32]],
-) -> float:
-    rounded = insert_qdq(graph, placement, thresholds_by_method(tensors, placement, method), {}).graph
-    wanted = {name: array[: len(inputs)] for name, array in expected.items()}
-    return noise_in_answers(wanted, answers_from_graph(rounded, inputs))
