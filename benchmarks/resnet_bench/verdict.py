@@ -20,6 +20,8 @@ HARD_ENOUGH: Final = 0.5
 EAGER: Final = (0.60, 0.95)
 """Eager's accuracy: a network that knows little, or everything, shows nothing either."""
 
+_NOT_INSTALLED: Final = "ModuleNotFoundError"
+
 _ROUNDING: Final = 1e-9  # of differences of means, which are counts in truth
 
 
@@ -28,7 +30,8 @@ def verdict(model: Record) -> dict[str, Any]:
 
     Returns:
         ``passed``; ``checks``: what was asked, of which setting, whether it holds and what was found;
-        ``failed_peers``: the peers that gave no answer, so that nothing is said of them.
+        ``failed_peers``: the peers that gave no answer, so that nothing is said of them. One that is not installed
+        is no fault; one that is and fails is.
     """
     rows = {row["setting"]: row for row in model["rows"]}
     peers = [row for row in model["rows"] if row["kind"] == "peer"]
@@ -56,6 +59,13 @@ def _of_setting_up(eager: Record, peers: Sequence[Record]) -> Iterator[dict[str,
         "peers",
         worst is not None and worst["drop_points"] >= HARD_ENOUGH - _ROUNDING,
         "no peer answered" if worst is None else f"{worst['setting']} loses {worst['drop_points']:.2f}",
+    )
+    failed = [row for row in peers if row["error"] is not None and not row["error"].startswith(_NOT_INSTALLED)]
+    yield _check(
+        "every installed peer answers",
+        "peers",
+        not failed,
+        ", ".join(f"{row['setting']}: {row['error']}" for row in failed) or "they do",
     )
 
 

@@ -106,7 +106,7 @@ def calibrate(
     """
     fitted = None
     if images.calibration is not None:
-        fitted = whole_batches(folded, images.calibration.head(options.quantize.images))
+        fitted = whole_batches(folded, images.calibration.head(max(options.quantize.images, folded.fixed_batch or 1)))
     if options.table is not None:
         table, graph = _from_table(folded, fitted, images.preprocessing, options, timings)
     else:
@@ -190,7 +190,8 @@ def _warn_of_images(images: ImageStream, count: int, stage: Stage) -> None:
     if images.skipped:
         stage.warn(f"images that were skipped: {len(images.skipped)}, the first: {images.skipped[0]}")
     if count < FEW_IMAGES:
-        stage.warn(f"{count} images are few to calibrate with: ranges come out too small; take {FEW_IMAGES} or more")
+        images_are = "one image is" if count == 1 else f"{count} images are"
+        stage.warn(f"{images_are} few to calibrate with: ranges come out too small; take {FEW_IMAGES} or more")
 
 
 def _warn_of_dead(tensors: Iterable[str], stage: Stage) -> None:
@@ -218,7 +219,9 @@ def _methods(
 
     total = (len(fitted) + more) * len(SCHEMES)
     with timings.stage("clipping") as stage:
-        methods = methods_from_images(graph, ranges, looked_at, lambda done: stage.advance(done, total, "images"))
+        methods = methods_from_images(
+            graph, ranges, looked_at, lambda done: stage.advance(min(done, total), total, "images")
+        )
         stage.tell(", ".join(f"{methods[scheme]} for int8-{scheme}" for scheme in SCHEMES))
     return methods
 

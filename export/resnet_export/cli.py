@@ -157,7 +157,8 @@ class _Command(click.Command):
     "--evaluation",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Images that INT8's accuracy is measured on: a folder with one folder a class; or see --evaluation-labels.",
+    help="Images that INT8's accuracy is measured on, and its clipping chosen by: a folder with one folder a class; "
+    "or see --evaluation-labels.",
 )
 @click.option(
     "--evaluation-labels",

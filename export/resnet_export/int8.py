@@ -153,12 +153,12 @@ def check_request(options: ExportOptions) -> None:
             "or --calibration-table FILE of an earlier export"
         )
     if options.calibration.given and not wanted:
-        raise RequestError("--calibration is for INT8, which --precision leaves out: name int8 there, or leave it out")
-    if not options.calibration.given and (
-        options.calibration.skip_bad_images or options.calibration.method is not None
-    ):
-        option = "--skip-bad-images" if options.calibration.skip_bad_images else "--calibration-method"
-        raise RequestError(f"{option} is for calibrating INT8: give --calibration too")
+        option = "--calibration-table" if options.calibration.images is None else "--calibration"
+        raise RequestError(f"{option} is for INT8, which --precision leaves out: name int8 there, or leave it out")
+    if not options.calibration.given and options.calibration.method is not None:
+        raise RequestError("--calibration-method is for calibrating INT8: give --calibration too")
+    if options.calibration.skip_bad_images and options.calibration.images is None and options.evaluation.images is None:
+        raise RequestError("--skip-bad-images leaves out images of --calibration and --evaluation: give one of them")
     if options.evaluation.images is not None and not wanted:
         raise RequestError("--evaluation measures INT8, which is not made here: give --calibration too")
     if options.evaluation.labels is not None and options.evaluation.images is None:

@@ -103,11 +103,11 @@ class Fallback:
         return dataclasses.replace(final, kept_costs=self._kept_costs(quantized, kept, noise))
 
     def _ranked_by(self, quantized: Quantized, stage: Stage) -> NDArray[np.generic]:
-        """The evaluation images that INT8 changes the most; where there are none, the first ones of check.npz."""
-        if self._evaluation is None:
+        """The evaluation images that INT8 changes the most; where they fill no batch, the first ones of check.npz."""
+        size = self._draft.input.batch.largest
+        if self._evaluation is None or self._evaluation.images.count < (quantized.exact.fixed_batch or 1):
             return whole_batches(quantized.exact, self._data.inputs, RANKED_BY)
         total = min(RANKED_OF, self._evaluation.images.count)
-        size = self._draft.input.batch.largest
         batches = (batch for batch, _ in self._evaluation.images.batches(size))
         return hardest_images(
             quantized.exact,
@@ -121,7 +121,8 @@ class Fallback:
         """What each kept layer costs: in noise if it were quantized alone, and in time because it is not."""
         costs = []
         with self._timings.stage(f"cost int8-{quantized.scheme}") as stage:
-            reason = "there is no TensorRT device here"
+            on_gpu = quantized.scheme == "tensorrt"
+            reason = "there is no TensorRT device here" if on_gpu else "no backend here computes INT8"
             for position, name in enumerate(sorted(kept, key=lambda item: -noise[item])):
                 slower = None
                 if quantized.scheme == "cpu":

@@ -106,7 +106,7 @@ class CalibrationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What an INT8 variant's accuracy is measured with.
+    """What an INT8 variant's accuracy is measured with, and its clipping chosen by, beside the calibration images.
 
     Attributes:
         images: a folder with a subfolder for each class, or images or batches with ``labels``, or images alone: then

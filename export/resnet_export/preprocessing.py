@@ -67,9 +67,9 @@ def preprocessing_from_options(
         color_order=color_order,
         resize=resize,
         crop=crop,
-        scale=scale,
-        mean=mean,
-        std=std,
+        scale=float(scale),
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
         in_graph=options.in_graph,
     )
     return preprocessing, tuple(assumed)

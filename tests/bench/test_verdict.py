@@ -84,7 +84,7 @@ def test_a_variant_that_did_not_ship_fails() -> None:
 
 
 def test_without_peers_nothing_is_claimed() -> None:
-    found = record(peer={"error": "ImportError: none"})
+    found = record(peer={"error": "ModuleNotFoundError: none"})
     assert len(failed(found)) == 5
     text = verdict_text(verdict(found))
     assert "not judged: peer" in text
@@ -97,3 +97,12 @@ def test_peers_that_are_nearer_are_all_named_within_100_columns() -> None:
     text = verdict_text(verdict(found))
     assert all(text.count(f"a-peer-with-a-name-{number}") == 2 for number in range(5))
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_peer_that_is_installed_and_fails_is_a_fault() -> None:
+    found = record()
+    found["rows"].append({**row("other", "peer", 0.795, 2e-3), "error": "RuntimeError: no kernel"})
+    assert failed(found) == {"peers: every installed peer answers"}
+    assert "other: RuntimeError: no kernel" in verdict_text(verdict(found))
+    found["rows"][-1]["error"] = "ModuleNotFoundError: No module named 'other'"
+    assert failed(found) == set()

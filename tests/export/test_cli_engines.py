@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,30 @@ def test_an_option_sets_what_it_names_and_nothing_else(arguments: str) -> None:
     given = ["model.bundle", "--engine", "auto", *arguments.split()]
     context = command.make_context("resnet-export", given)
     assert engines_from_arguments(context.params) == dataclasses.replace(EnginesOptions(), **OPTIONS[arguments])
+
+
+@needs_rtx
+def test_a_build_that_is_killed_leaves_the_old_bundle_or_the_new_one(bundle: Path) -> None:
+    build = [*PROGRAM, str(bundle), "--engine", "tensorrt-rtx", "--engine-capability", "8.6", "--quiet"]
+    start = time.monotonic()
+    assert subprocess.run(build, check=False).returncode == 0
+    whole = time.monotonic() - start
+    seen = []
+    for step in range(1, 11):
+        child = subprocess.Popen([*build, "--engine-precision", "fp32" if step % 2 else "fp16"])
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(whole * step / 9)
+        child.kill()
+        seen.append(child.wait())
+        opened = Bundle.open(bundle)
+        assert {engine.variant for engine in opened.manifest.engines} <= {"fp16", "fp32"}
+        for file in (*opened.manifest.variants, *opened.manifest.engines):
+            assert len(opened.read(file.file)) == file.file.size
+    assert -signal.SIGKILL in seen
+    assert subprocess.run(build, check=False).returncode == 0
+    engines = Bundle.open(bundle).manifest.engines
+    assert names(bundle / "engines") == sorted(Path(engine.file.path).name for engine in engines)
+    assert not [name for name in names(bundle) if name.startswith(".")], "what killed builds left is cleared"
 
 
 @needs_rtx

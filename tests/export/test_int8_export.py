@@ -12,7 +12,7 @@ from PIL import Image
 
 import resnet_runtime
 from resnet_export import int8
-from resnet_export.errors import RequestError
+from resnet_export.errors import CalibrationError, RequestError
 from resnet_export.graph import graph_from_bytes
 from resnet_export.options import (
     CalibrationOptions,
@@ -133,6 +133,41 @@ def test_the_same_images_give_the_same_bytes(exported, tiny_checkpoint, batches,
     bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", options(batches))
     for name in ("calibration.json", "model.int8-cpu.onnx", "model.int8-tensorrt.onnx"):
         assert (tmp_path / "b" / name).read_bytes() == (exported.path / name).read_bytes()
+
+
+def test_a_table_of_image_files_needs_their_preprocessing(tiny_checkpoint, tmp_path) -> None:
+    drawn = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for index in range(34):
+        pixels = drawn.integers(0, 256, (*TINY_SHAPE[1:], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    scaled = PreprocessingOptions(mean=(0.4,), std=(0.3,))
+    bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", options(tmp_path / "images", preprocessing=scaled))
+    table = tmp_path / "b" / "calibration.json"
+    assert table_from_file(table).preprocessing is not None
+    made = options(calibration={"table": table}, preprocessing=PreprocessingOptions(mean=(0.5,), std=(0.3,)))
+    with pytest.raises(CalibrationError, match="were preprocessed otherwise than this bundle says"):
+        bundle_from_checkpoint(tiny_checkpoint, tmp_path / "c", made)
+    again = bundle_from_checkpoint(
+        tiny_checkpoint, tmp_path / "c", options(calibration={"table": table}, preprocessing=scaled)
+    )
+    assert (again.path / "calibration.json").read_bytes() == table.read_bytes()
+
+
+def test_evaluation_images_choose_the_clipping_too(tiny_checkpoint, batches, exported, tmp_path) -> None:
+    before = table_from_file(exported.path / "calibration.json")
+    assert set(before.methods.values()) == {"entropy"}
+    far = 4 * varied_images(200, TINY_SHAPE, seed=21).numpy()  # all are clipped, and by minmax the least
+    np.save(tmp_path / "far.npy", far)
+    made = options(
+        batches,
+        evaluation=EvaluationOptions(images=tmp_path / "far.npy", max_drop=100.0),
+        limits={**options().limits, "int8": LOOSE},
+    )
+    result = bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", made)
+    after = table_from_file(result.path / "calibration.json")
+    assert "minmax" in after.methods.values()
+    assert dataclasses.replace(after, methods=before.methods, whole_shortcuts=before.whole_shortcuts) == before
 
 
 def test_a_table_of_another_model_is_refused(exported, tmp_path, tiny_network) -> None:
@@ -347,7 +382,7 @@ def test_image_files_in_class_folders_and_bytes_in_the_graph(tiny_checkpoint, tm
 
 def test_one_image_is_warned_of_and_joined_by_made_ones(tiny_checkpoint, tmp_path) -> None:
     result = bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", options([varied_images(1, TINY_SHAPE).numpy()]))
-    assert any("1 images are few to calibrate with" in text for text in result.report.warnings)
+    assert any("one image is few to calibrate with" in text for text in result.report.warnings)
     with np.load(result.path / "check.npz") as check:
         assert len(check["input"]) == 8
         np.testing.assert_array_equal(check["input"][0], varied_images(1, TINY_SHAPE).numpy()[0])
@@ -358,7 +393,9 @@ def test_one_image_is_warned_of_and_joined_by_made_ones(tiny_checkpoint, tmp_pat
     [
         ({"variants": ("fp32",), "images": True}, "--calibration is for INT8, which --precision leaves out"),
         ({"variants": ("fp32",), "calibration": {"method": "mse"}}, "--calibration-method is for calibrating INT8"),
-        ({"variants": ("fp32",), "calibration": {"skip_bad_images": True}}, "--skip-bad-images is for calibrating"),
+        ({"variants": ("fp32",), "calibration": {"skip_bad_images": True}}, "--skip-bad-images leaves out images of"),
+        ({"calibration": {"table": "t", "skip_bad_images": True}}, "--skip-bad-images leaves out images of"),
+        ({"variants": ("fp32",), "calibration": {"table": "t"}}, "--calibration-table is for INT8, which --precision"),
     ],
 )
 def test_what_would_be_ignored_is_refused(tiny_checkpoint, batches, tmp_path, changes, said) -> None:

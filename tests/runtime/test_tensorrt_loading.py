@@ -194,9 +194,13 @@ def test_the_real_runtime_has_to_be_allowed_that() -> None:
 
 def test_none_does_not_travel() -> None:
     cuda = SimulatedCuda()
-    said = r"cannot load the engine fp16-tensorrt-rtx-1\.7: error: the magic tag does not match; build it anew with"
-    with pytest.raises(BackendError, match=said):
-        backend_from_engine(ENGINE, b"engine", SIGNATURE, "fp16", library(cuda, loads=False), cuda)
+    said = (
+        r"cannot load the engine fp16-tensorrt-rtx-1\.7: error: the magic tag does not match; build it anew with "
+        "resnet-export BUNDLE --engine tensorrt-rtx"
+    )
+    for precision, more in (("fp16", ""), ("int8", " --engine-precision int8")):
+        with pytest.raises(BackendError, match=f"{said}{more}$"):
+            backend_from_engine(ENGINE, b"engine", SIGNATURE, precision, library(cuda, loads=False), cuda)
     assert cuda.depth == 0
 
 

@@ -86,8 +86,9 @@ def divergence_by_method(
         on_images: told of how many were looked at.
 
     Returns:
-        By method, the mean over the images of the first output's divergence, in nats; infinity for one that was much
-        worse than the best after ``FIRST`` images, or where there is no image.
+        By method, the mean over the images of the first output's ``divergence_of_answers``; infinity for one that was
+        much worse than the best after ``FIRST`` images or more, or where there is no image. An image that the graph
+        itself has no finite answer to is passed over.
     """
     activations = dataclasses.replace(placement, layers=())
     exact = session_from_graph(graph)
@@ -97,22 +98,24 @@ def divergence_by_method(
         tried[method] = session_from_graph(rounded)
     output = [graph.output_names[0]]
     sums = dict.fromkeys(METHODS, 0.0)
-    done = 0
+    done = looked_at = 0
     for batch in batches:
         images = whole_batches(graph, batch)
         if graph.fixed_batch is not None and len(images) % graph.fixed_batch:
             break
         expected = exact.run(output, {graph.input_name: images})[0]
+        finite = np.isfinite(expected).reshape(len(images), -1).all(axis=1)
+        looked_at += int(finite.sum())
         for method, session in tried.items():
             answers = session.run(output, {graph.input_name: images})[0]
-            sums[method] += float(divergence_of_answers(expected, answers).sum())
+            sums[method] += float(divergence_of_answers(expected[finite], answers[finite]).sum())
         done += len(images)
         if done >= FIRST:
             worst = MUCH_WORSE * min(sums[method] for method in tried)
             tried = {method: session for method, session in tried.items() if sums[method] <= worst or method == USUAL}
         if on_images is not None:
             on_images(done)
-    return {method: sums[method] / done if done and method in tried else float("inf") for method in METHODS}
+    return {method: sums[method] / looked_at if looked_at and method in tried else float("inf") for method in METHODS}
 
 
 def thresholds_by_method(tensors: Mapping[str, TensorRange], placement: Placement, method: str) -> dict[str, float]:

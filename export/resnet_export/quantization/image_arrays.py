@@ -178,6 +178,7 @@ class ArraySamples:
     files: tuple[ArrayFile, ...]
     entry: Input
     repeatable: bool = True
+    decoded: bool = False
 
     @property
     def count(self) -> int:

@@ -183,6 +183,7 @@ class FileSamples:
     entry: Input
     preprocessing: Preprocessing
     repeatable: bool = True
+    decoded: bool = True
 
     @property
     def count(self) -> int:

@@ -42,13 +42,10 @@ class ImageStream:
     Attributes:
         skipped: a sentence for everything that was left out, as far as the source has been read; empty unless
             ``skip_bad``.
-        decoded: whether the images are files that the bundle's preprocessing turned into input, and not arrays that
-            somebody else did.
     """
 
     def __init__(self, samples: Samples, *, what: str, title: str, skip_bad: bool, skipped: Iterable[str] = ()) -> None:
         self.skipped: list[str] = list(skipped)
-        self.decoded = isinstance(samples, FileSamples)
         self._samples = samples
         self._what = what
         self._title = title
@@ -58,6 +55,14 @@ class ImageStream:
         self._kept: list[tuple[int, NDArray[Any]]] = []
         self._rest: Iterator[tuple[int, NDArray[Any]]] | None = None  # goes on where _kept ends; None: handed away
         self._complete = False  # _kept is all that there is
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the images are what the bundle's preprocessing made of them, and not arrays that somebody else did.
+
+        Of an iterable it is known when one of them was read.
+        """
+        return self._samples.decoded
 
     @property
     def count(self) -> int | None:
@@ -234,7 +239,7 @@ def _batches(
         yield np.array([position for position, _ in taken], np.int64), np.stack([sample for _, sample in taken])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Items:
     """The samples of an iterable, in its own order."""
 
@@ -242,6 +247,7 @@ class _Items:
     entry: Input
     preprocessing: Preprocessing
     what: str
+    decoded: bool = False
 
     @property
     def count(self) -> int | None:
@@ -273,6 +279,7 @@ class _Items:
             if of_arrays not in (None, is_array):
                 raise RequestError(f"{self.what} mixes images and arrays, first at {name}: give one kind")
             of_arrays = is_array
+            self.decoded = not is_array
             for sample in self._samples(name, item) if is_array else [self._image(name, item)]:
                 yield position, sample
                 position += 1

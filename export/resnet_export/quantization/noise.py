@@ -59,8 +59,12 @@ def divergence_of_answers(expected: NDArray[np.floating], found: NDArray[np.floa
         found: the same.
 
     Returns:
-        (N,) nats; infinity where an answer is not finite.
+        (N,) nats; infinity where an answer is not finite. Of a single number, whose softmax says nothing, the square of
+        the difference.
     """
+    if expected[:1].size == 1:
+        squares = (found.reshape(-1).astype(np.float64) - expected.reshape(-1)) ** 2
+        return np.where(np.isfinite(squares), squares, np.inf)
     logs = []
     for array in (expected, found):
         logits = array.reshape(len(array), -1).astype(np.float64)

@@ -36,6 +36,10 @@ class Samples(Protocol):
     def repeatable(self) -> bool:
         """Whether ``read`` can be called again."""
 
+    @property
+    def decoded(self) -> bool:
+        """Whether the samples are images that are preprocessed here; arrays are not."""
+
     def read(self) -> Iterator[tuple[int, NDArray[Any] | Unusable]]:
         """Every sample once: its position in the source's own order, and the sample or why it cannot be used."""
 

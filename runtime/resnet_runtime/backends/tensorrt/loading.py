@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_runtime.backends.base import Signature
-from resnet_runtime.engine_fit import VERSIONS, Host, misfit
+from resnet_runtime.engine_fit import VERSIONS, Host, build_command, misfit
 from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import Engine
 from resnet_runtime.user_cache import cache_folder, keep
@@ -82,7 +82,7 @@ def _backend(
             why = next(reversed(messages), "it gives no reason")
             raise BackendError(
                 f"{library.name} {library.version} cannot load the engine {engine.id}: {why}; build it anew with "
-                f"resnet-export BUNDLE --engine {library.name}"
+                f"{build_command(library.name, precision)}"
             )
         save = None
         if library.portable:
