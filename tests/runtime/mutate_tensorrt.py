@@ -33,6 +33,7 @@ SECONDS = 60
 
 EXPLAINED: dict[tuple[str, str], str] = {
     ("pool.py", "self._changed.wait(_PATIENCE)"): "who would wait looks again and again instead: slower, and not wrong",
+    ("backend.py", "self._pool.wake()"): "who waits looks again by itself every second: later, and not wrong",
 }
 """By file and statement, why its absence shows in no test without a GPU."""
 

@@ -402,9 +402,11 @@ def test_a_slot_that_cannot_be_made_breaks_nothing_unless_the_context_is_broken(
         backend = made(cuda)
         image = batch(2)
         pending = backend.start({"input": image})
+        streams = cuda.alive(Stream)
         cuda.fail_next(CudaError("CUDA: it failed"), sticky=sticky)
         with pytest.raises(CudaError, match="CUDA: it failed"):
             backend.start({"input": image})
+        assert sticky or cuda.alive(Stream) == streams  # a broken context takes its own with it
         if sticky:
             with pytest.raises(BackendError, match="broke in an earlier call"):
                 backend.start({"input": image})
@@ -412,6 +414,18 @@ def test_a_slot_that_cannot_be_made_breaks_nothing_unless_the_context_is_broken(
             check(pending.result(), image)
             check(backend.start({"input": image}).result(), image)
         backend.close()
+
+
+def test_a_slot_that_nobody_gets_is_freed() -> None:
+    """Which the pool asks for where it was closed while the slot was made: ``test_tensorrt_pool.py``."""
+    cuda = SimulatedCuda()
+    backend = made(cuda)
+    before = [cuda.alive(kind) for kind in (Memory, Pinned, Event, Stream)]
+    slot = backend._made()
+    assert [cuda.alive(kind) for kind in (Memory, Pinned, Event, Stream)] != before
+    backend._freed(slot)
+    assert [cuda.alive(kind) for kind in (Memory, Pinned, Event, Stream)] == before
+    backend.close()
 
 
 @pytest.mark.parametrize("where", ["synchronize", "twice"])

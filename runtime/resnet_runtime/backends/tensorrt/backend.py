@@ -217,8 +217,8 @@ class TensorRTBackend:
     def _judge(self, error: BaseException, stream: Stream | None = None) -> None:
         """Is the context broken? Then every call on it fails from now on, and so does waiting for it.
 
-        Only the call's own stream is waited for, or a new one: waiting for the whole context is not allowed while
-        another thread captures a graph, and would spoil that.
+        Only the call's own stream is waited for, or a new one is made: waiting for the whole context is not allowed
+        while another thread captures a graph, and would spoil that.
         """
         if self._cause is not None or isinstance(error, OutOfMemoryError):
             return
@@ -227,9 +227,7 @@ class TensorRTBackend:
                 if stream is not None:
                     stream.synchronize()
                 else:
-                    probe = self._cuda.stream()
-                    probe.synchronize()
-                    probe.free()
+                    self._cuda.stream().free()  # a broken context gives none
         except CudaError:
             with self._lock:
                 self._cause = self._cause or str(error)
