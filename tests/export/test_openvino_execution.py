@@ -8,6 +8,7 @@ import pytest
 from resnet_runtime.backends import open_backend, openvino
 from resnet_runtime.backends.base import Signature, TensorSpec
 from tests.export.int8_graphs import SIDE, folded, images, quantized
+from tests.runtime.executed import executed
 
 pytestmark = pytest.mark.skipif("int8" not in openvino.facts().precisions, reason="OpenVINO has no int8 here")
 
@@ -29,15 +30,9 @@ def test_every_convolution_is_executed_in_integers(name: str) -> None:
         largest_batch=16,
     )
     backend = open_backend("openvino", quantized(graph, "cpu").to_bytes(), signature, "int8", frozenset({"fc/Gemm"}))
-    assert isinstance(backend, openvino.OpenVINOBackend)
     found = backend.start({graph.input_name: images(2)}).result()["logits"]
-    (compiled,) = backend._compiled.values()
-    executed = {}
-    for node in compiled.model.get_runtime_model().get_ops():
-        info = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
-        if info.get("layerType") == "Convolution":
-            executed[node.get_friendly_name()] = info["runtimePrecision"]
-    assert len(executed) == len(convolutions)
-    assert set(executed.values()) <= {"i8", "u8"}
+    precisions = executed(backend)
+    assert len(precisions) == len(convolutions)
+    assert set(precisions.values()) <= {"i8", "u8"}
     assert np.isfinite(found).all()
     backend.close()

@@ -24,6 +24,7 @@ FILES = ("backend.py", "slot.py", "pool.py", "device_arrays.py", "loading.py", "
 TESTS = (
     "test_tensorrt_pool.py",
     "test_tensorrt_backend.py",
+    "test_tensorrt_failures.py",
     "test_tensorrt_device_arrays.py",
     "test_tensorrt_loading.py",
     "test_session_device_arrays.py",

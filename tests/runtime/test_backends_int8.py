@@ -22,6 +22,7 @@ from resnet_runtime.manifest import KeptLayer, Output, Variant
 from resnet_runtime.session import backend_from_variant
 
 from .bundles import record, sample_gate
+from .executed import executed
 from .graphs import write_linear
 from .quantized import BLOCK, LAYERS, block_graph, off_grid, on_grid, reference, rounded
 
@@ -56,6 +57,11 @@ def fresh() -> Iterator[None]:
 
 def answered(backend: Backend, batch: np.ndarray) -> np.ndarray:
     return np.asarray(backend.start({"images": batch}).result()["logits"])
+
+
+def executed_once(backend: Backend) -> dict[str, str]:
+    answered(backend, on_grid(1))
+    return executed(backend)
 
 
 def probe_graph() -> bytes:
@@ -115,25 +121,12 @@ def test_int8_rounds_where_fp32_does_not(name: str) -> None:
     assert np.abs(int8 - reference(fp32, batch)).max() > 1e-3
 
 
-def executed(backend: Backend) -> dict[str, str]:
-    """The precision of every convolution that OpenVINO executes, by the name that it gives it."""
-    assert isinstance(backend, openvino.OpenVINOBackend)
-    answered(backend, on_grid(1))
-    (compiled,) = backend._compiled.values()
-    found = {}
-    for node in compiled.model.get_runtime_model().get_ops():
-        info = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
-        if info.get("layerType") == "Convolution":
-            found[node.get_friendly_name()] = info["runtimePrecision"]
-    return found
-
-
 @with_openvino
 def test_openvino_executes_every_convolution_in_integers() -> None:
-    found = executed(open_backend("openvino", INT8, BLOCK, "int8"))
+    found = executed_once(open_backend("openvino", INT8, BLOCK, "int8"))
     assert len(found) == len(LAYERS)
     assert set(found.values()) <= {"u8", "i8"}
-    assert set(executed(open_backend("openvino", block_graph(None), BLOCK, "fp32")).values()) == {"f32"}
+    assert set(executed_once(open_backend("openvino", block_graph(None), BLOCK, "fp32")).values()) == {"f32"}
 
 
 @with_openvino
@@ -141,7 +134,7 @@ def test_openvino_executes_every_convolution_in_integers() -> None:
 def test_openvino_computes_a_kept_layer_in_fp32(layer: str) -> None:
     graph = block_graph("cpu", kept={layer})
     backend = open_backend("openvino", graph, BLOCK, "int8", frozenset({layer, "fc"}))
-    assert sorted(executed(backend).values()) == ["f32", "u8", "u8"]
+    assert sorted(executed_once(backend).values()) == ["f32", "u8", "u8"]
     np.testing.assert_array_equal(answered(backend, off_grid(4)), reference(graph, off_grid(4)))
 
 

@@ -20,7 +20,7 @@ from resnet_runtime.backends.tensorrt.device_arrays import (
 )
 from resnet_runtime.errors import InputError, UnavailableError
 from resnet_runtime.testing.simulated_cuda import SimulatedCuda
-from tests.runtime.test_tensorrt_backend import batch, check, made
+from tests.runtime.tensorrt_calls import batch, check, made
 
 FLOAT = np.dtype(np.float32)
 

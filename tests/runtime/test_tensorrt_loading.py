@@ -17,7 +17,7 @@ from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import Batch, Engine, FileRecord
 from resnet_runtime.testing.simulated_cuda import SimulatedCuda
 from resnet_runtime.testing.simulated_engine import SimulatedEngine
-from tests.runtime.test_tensorrt_backend import INPUTS, OUTPUTS, SIGNATURE, answer, batch, check
+from tests.runtime.tensorrt_calls import INPUTS, OUTPUTS, SIGNATURE, answer, batch, check
 
 ENGINE = Engine(
     id="fp16-tensorrt-rtx-1.7",
