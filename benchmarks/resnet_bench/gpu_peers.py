@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -157,6 +158,26 @@ def compiled(torch: Any, network: Any, given: Any) -> Runner:
     return run
 
 
+@dataclass(frozen=True)
+class GraphReplay:
+    """Launches a graph, and keeps what it reads and writes.
+
+    Attributes:
+        graph: a ``torch.cuda.CUDAGraph``.
+        found: the outputs that were captured.
+        run: what was captured. A graph knows addresses alone: without this its weights would be freed.
+    """
+
+    graph: Any
+    found: Any
+    run: Runner
+
+    def __call__(self) -> Any:
+        """The captured outputs, which the next launch writes again."""
+        self.graph.replay()
+        return self.found
+
+
 def graphed(torch: Any, network: Any, given: Any) -> Runner:
     """The whole network captured as a CUDA graph.
 
@@ -173,11 +194,7 @@ def graphed(torch: Any, network: Any, given: Any) -> Runner:
     with torch.cuda.graph(graph):
         found = run()
 
-    def replay() -> Any:
-        graph.replay()
-        return found
-
-    return replay
+    return GraphReplay(graph, found, run)
 
 
 class OnnxRuntimeCudaCase:

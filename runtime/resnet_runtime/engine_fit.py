@@ -39,6 +39,7 @@ class Host:
         capability: its compute capability, as ``8.6``.
         driver: the newest CUDA version that its driver runs, as ``13.0``; empty where nothing asked. No engine is
             refused for it.
+        builds: whether the library builds engines for such a GPU: TensorRT-RTX knows a list of compute capabilities.
     """
 
     library: str
@@ -47,6 +48,7 @@ class Host:
     gpu: str
     capability: str
     driver: str = ""
+    builds: bool = True
 
 
 def verified_name(host: Host) -> str:
@@ -62,6 +64,11 @@ def is_verified(engine: Engine, host: Host) -> bool:
 def host_of(engine: Engine, hosts: Iterable[Host]) -> Host | None:
     """The first of ``hosts`` that the engine runs on, or None."""
     return next((host for host in hosts if misfit(engine, host) is None), None)
+
+
+def builder_on(host: Host) -> str:
+    """Of ``library.LIBRARIES``, what builds engines for the host's GPU: the library that is here, or TensorRT."""
+    return host.library if host.builds else "tensorrt"
 
 
 def build_command(library: str, precision: str) -> str:
@@ -92,7 +99,8 @@ def misfit(engine: Engine, host: Host) -> str | None:
     if not host.platform.endswith(machine):
         return _sentence(engine, f"the platform {host.platform}", host)
     if not _device_fits(engine, kind, host):
-        return _sentence(engine, f"{host.gpu} with compute capability {host.capability}", host)
+        unknown = "" if host.builds else f", for which {_PRODUCT[host.library]} builds nothing"
+        return _sentence(engine, f"{host.gpu} with compute capability {host.capability}{unknown}", host)
     return None
 
 
@@ -117,7 +125,7 @@ def _sentence(engine: Engine, here: str, host: Host) -> str:
     builder = f"{_PRODUCT.get(engine.builder, engine.builder)} {engine.builder_version}"
     return (
         f"the engine {engine.id} was built by {builder} for {where} on {engine.platform}, "
-        f"and here is {here}: build one here with {build_command(host.library, engine.variant.partition('-')[0])}"
+        f"and here is {here}: build one here with {build_command(builder_on(host), engine.variant.partition('-')[0])}"
     )
 
 

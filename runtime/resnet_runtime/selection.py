@@ -176,7 +176,7 @@ def engines_for(manifest: Manifest, variant: Variant, facts: BackendFacts) -> tu
     if facts.hosts is None:
         return (), "the backend runs no engines"
     if not held:
-        library = facts.hosts[0].library if facts.hosts else facts.name
+        library = engine_fit.builder_on(facts.hosts[0]) if facts.hosts else facts.name
         return (), f"no engine in the bundle: {engine_fit.build_command(library, variant.precision)} builds one here"
     hosts = facts.hosts
     held.sort(

@@ -74,6 +74,16 @@ def test_fits_or_says_what_is_here(engine: Engine, host: Host, here: str | None)
     assert "8.9" in found
 
 
+def test_where_the_library_builds_nothing_for_the_gpu_the_other_one_is_named() -> None:
+    host = dataclasses.replace(RTX_HOST, gpu="NVIDIA H200", capability="9.0", builds=False)
+    said = misfit(RTX, host)
+    assert said is not None
+    assert said.endswith(
+        "and here is NVIDIA H200 with compute capability 9.0, for which TensorRT-RTX builds nothing: "
+        "build one here with resnet-export BUNDLE --engine tensorrt"
+    )
+
+
 @pytest.mark.parametrize(
     ("version", "fits"),
     [("10.13.2", True), ("10.14.0", True), ("10.13.1", False), ("10.9.9", False), ("11.0.0", False)],

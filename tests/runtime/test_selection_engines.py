@@ -84,6 +84,13 @@ def test_without_an_engine_the_cpu_is_taken_and_the_command_is_said() -> None:
         assert f"{precision} on tensorrt: no engine in the bundle: {command} builds one here" in choice.reasons
 
 
+def test_where_tensorrt_rtx_builds_nothing_for_the_gpu_the_command_names_tensorrt() -> None:
+    host = dataclasses.replace(RTX, gpu="NVIDIA H200", capability="9.0", builds=False)
+    choice = choose(manifest(), [facts(host), CPU])
+    said = "fp16 on tensorrt: no engine in the bundle: resnet-export BUNDLE --engine tensorrt builds one here"
+    assert said in choice.reasons
+
+
 def test_an_engine_of_another_device_is_a_reason() -> None:
     choice = choose(manifest(engine("half", "fp16", compute_capabilities=("12.0",))), [facts(RTX), CPU])
     assert choice.backend == "openvino"

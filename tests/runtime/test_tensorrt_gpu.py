@@ -3,94 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from resnet_runtime.backends.base import Signature, TensorSpec
 from resnet_runtime.backends.tensorrt.backend import TensorRTBackend
-from resnet_runtime.backends.tensorrt.library import LIBRARIES, Library, library_named
-from resnet_runtime.backends.tensorrt.loading import backend_from_engine, host_from_device
+from resnet_runtime.backends.tensorrt.cuda import OutOfMemoryError
+from resnet_runtime.backends.tensorrt.library import LIBRARIES, library_named
 from resnet_runtime.backends.tensorrt.pycuda_device import cuda_device, device_info
-from resnet_runtime.engine_fit import DEVICE, PORTABLE
 from resnet_runtime.errors import BackendError, UnavailableError
-from resnet_runtime.manifest import Batch, Engine, FileRecord
 from tests.runtime.device_work import current_context
+from tests.runtime.gpu_engines import (
+    FP16_ERROR,
+    LARGEST,
+    Answers,
+    Built,
+    Images,
+    Kernel,
+    KernelBuilt,
+    Opens,
+    all_images,
+    batch,
+    built_by,
+    kernel_built,
+)
 
 pytestmark = pytest.mark.gpu
 
-FP16_ERROR = 0.02
-"""Of the spread: the default gate of FP16 variants, whose weights and activations have 11 significant bits."""
-
-LARGEST = 8
-PROFILES = (Batch(smallest=1, optimal=1, largest=2), Batch(smallest=1, optimal=LARGEST, largest=LARGEST))
 GROWTH = 32 * 2**20
 """Bytes that 10,000 calls may leave: 3 kB each would be seen, another process's few megabytes are not."""
 
-Images = NDArray[np.float32]
-Answers = dict[str, NDArray[np.float32]]
 
-
-@dataclass(frozen=True)
-class Built:
-    """An engine, and what its network answers in FP32 by ONNX Runtime."""
-
-    library: Library
-    record: Engine
-    data: bytes
-    signature: Signature
-    expected: Callable[[Images], Answers]
-
-    def opened(self, **changes: Any) -> TensorRTBackend:
-        """A backend on the first device, of the record with ``changes``."""
-        record, cuda = dataclasses.replace(self.record, **changes), cuda_device()
-        try:
-            return backend_from_engine(record, self.data, self.signature, "fp16", self.library, cuda)
-        except BaseException:
-            cuda.close()
-            raise
-
-    def without_graphs(self) -> TensorRTBackend:
-        """A backend that captures nothing."""
-        cuda = cuda_device()
-        with cuda.current():
-            engine = self.library.module.Runtime(self.library.logger([])).deserialize_cuda_engine(self.data)
-        return TensorRTBackend(engine, cuda, self.signature, "without graphs", graphs=False)
-
-    def check(self, found: Answers, images: Images) -> None:
-        for name, expected in self.expected(images).items():
-            error = np.abs(found[name] - expected).max()
-            spread = np.ptp(self.expected(all_images())[name])
-            assert error <= FP16_ERROR * spread, f"{name}: {error:.3g} of a spread of {spread:.3g}"
-
-
-def all_images() -> Images:
-    from tests.export.int8_graphs import images
-
-    return images(32)
-
-
-def batch(count: int, seed: int = 0) -> Images:
-    pool = all_images()
-    return np.ascontiguousarray(pool[np.random.default_rng(seed).permutation(len(pool))[:count]])
-
-
-@pytest.fixture(scope="module", params=LIBRARIES)
-def built(request: pytest.FixtureRequest) -> Built:
-    """For the GPU that is here, by each library that knows it."""
+def library_built(name: str) -> Built:
+    """For the GPU that is here, by a library that knows it."""
     for module in ("torch", "onnxruntime"):
         pytest.importorskip(module, reason=f"{module} is not installed: the network and its answers come from it")
     try:
-        library, device = library_named(request.param), device_info()
+        library, device = library_named(name), device_info()
     except UnavailableError as error:
         pytest.skip(error.message)
     if library.portable and device.capability not in library.capabilities:
@@ -98,51 +56,27 @@ def built(request: pytest.FixtureRequest) -> Built:
     return built_by(library)
 
 
-def built_by(library: Library) -> Built:
-    import onnxruntime
+@pytest.fixture(scope="module", params=LIBRARIES)
+def engine(request: pytest.FixtureRequest) -> Built:
+    """An engine."""
+    return library_built(request.param)
 
-    from resnet_export.engine import EngineOptions, EngineRequest, engine_from_request
-    from resnet_export.observe import observation_from_graph
-    from resnet_export.passes.to_fp16 import Fp16Options, to_fp16
-    from tests.export.int8_graphs import SIDE, folded, images
 
-    device, graph = device_info(), folded("basic")
-    half = to_fp16(graph, observation_from_graph(graph, images(4)).ranges, Fp16Options()).graph
-    request = EngineRequest(
-        name="fp16",
-        model=half.to_bytes(),
-        precision="fp16",
-        kept=frozenset(),
-        input=(graph.input_name, (3, SIDE, SIDE)),
-        profiles=PROFILES,
-    )
-    capabilities = (device.capability,) if library.portable else ()
-    data = engine_from_request(request, library, EngineOptions(capabilities=capabilities)).data
-    record = Engine(
-        id=f"fp16-{library.name}",
-        variant="fp16",
-        file=FileRecord(path="engines/fp16.engine", sha256=hashlib.sha256(data).hexdigest(), size=len(data)),
-        builder=library.name,
-        builder_version=library.version,
-        platform=host_from_device(library, device).platform,
-        gpu=None if library.portable else device.name,
-        compute_capabilities=(device.capability,),
-        compatibility=PORTABLE if library.portable else DEVICE,
-        profiles=PROFILES,
-        verified_on=None,
-    )
-    session = onnxruntime.InferenceSession(graph.to_bytes(), providers=["CPUExecutionProvider"])
-    outputs = [(output.name, tuple(output.shape[1:])) for output in session.get_outputs()]
+@pytest.fixture(scope="module")
+def kernel() -> KernelBuilt:
+    """A kernel in an engine's place."""
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed: the kernel needs it")
+    pytest.importorskip("torch", reason="torch is not installed: the images come from it")
+    return kernel_built()
 
-    def expected(array: Images) -> Answers:
-        return dict(zip([name for name, _ in outputs], session.run(None, {graph.input_name: array}), strict=True))
 
-    signature = Signature(
-        TensorSpec(graph.input_name, np.dtype(np.float32), (3, SIDE, SIDE)),
-        tuple(TensorSpec(name, np.dtype(np.float32), shape) for name, shape in outputs),
-        largest_batch=LARGEST,
-    )
-    return Built(library, record, data, signature, expected)
+@pytest.fixture(scope="module", params=[*LIBRARIES, "kernel"])
+def built(request: pytest.FixtureRequest) -> Opens:
+    """Each library's engine, and the kernel."""
+    if request.param == "kernel":
+        found: Opens = request.getfixturevalue("kernel")
+        return found
+    return library_built(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -181,9 +115,9 @@ def call(backend: TensorRTBackend, images: Images) -> Answers:
     return {name: np.asarray(array) for name, array in found.items()}
 
 
-def test_the_answers_are_the_network_s(built: Built) -> None:
+def test_the_answers_are_the_network_s(built: Opens) -> None:
     with closing(built.opened()) as backend:
-        assert built.library.version in backend.description
+        assert built.says in backend.description
         for count in (1, 2, 3, LARGEST, 1, LARGEST):
             for seed in range(4):
                 images = batch(count, seed)
@@ -193,7 +127,7 @@ def test_the_answers_are_the_network_s(built: Built) -> None:
         built.check(call(backend, batch(4)), batch(4))
 
 
-def test_graphs_change_no_answer(built: Built) -> None:
+def test_graphs_change_no_answer(built: Opens) -> None:
     """The first call of a size is not a graph, the third is, where the runtime captures them."""
     with closing(built.opened()) as backend, closing(built.without_graphs()) as plain:
         for count in (1, 5, LARGEST):
@@ -204,12 +138,12 @@ def test_graphs_change_no_answer(built: Built) -> None:
                 call(backend, batch(count, round_))
                 found = call(backend, images)
                 built.check(found, images)
-                if not built.library.portable:  # TensorRT-RTX swaps kernels as it has compiled better ones
+                if built.repeats:
                     for name, array in expected.items():
                         np.testing.assert_array_equal(found[name], array)
 
 
-def test_calls_that_are_started_together_have_their_own_answers(built: Built) -> None:
+def test_calls_that_are_started_together_have_their_own_answers(built: Opens) -> None:
     with closing(built.opened()) as backend:
         name = backend.signature.input.name
         images = [batch(1 + index % LARGEST, index) for index in range(24)]
@@ -218,7 +152,7 @@ def test_calls_that_are_started_together_have_their_own_answers(built: Built) ->
             built.check(started.result(), array)
 
 
-def test_eight_threads(built: Built) -> None:
+def test_eight_threads(built: Opens) -> None:
     raised: list[BaseException] = []
     answers = [(images, built.expected(images)) for images in (batch(1 + seed, seed) for seed in range(LARGEST))]
     spread = np.ptp(built.expected(all_images())["logits"])
@@ -243,7 +177,7 @@ def test_eight_threads(built: Built) -> None:
         assert raised == []
 
 
-def test_it_may_be_closed_in_another_thread(built: Built) -> None:
+def test_it_may_be_closed_in_another_thread(built: Opens) -> None:
     backend = built.opened()
     pending = backend.start({backend.signature.input.name: batch(3)})
     thread = threading.Thread(target=backend.close)
@@ -260,7 +194,7 @@ def needs_bindings() -> None:
 
 @pytest.mark.usefixtures("needs_bindings")
 @pytest.mark.parametrize("own_stream", [True, False])
-def test_torch_s_arrays_are_read_and_written_where_they_are(built: Built, torch: Any, own_stream: bool) -> None:
+def test_torch_s_arrays_are_read_and_written_where_they_are(built: Opens, torch: Any, own_stream: bool) -> None:
     """On a stream of the caller's and on torch's default one; nothing waits before the answers are read."""
     stream = torch.cuda.Stream() if own_stream else torch.cuda.default_stream()
     name = built.signature.input.name
@@ -282,7 +216,7 @@ def test_torch_s_arrays_are_read_and_written_where_they_are(built: Built, torch:
 
 
 @pytest.mark.usefixtures("needs_bindings")
-def test_cupy_s_arrays_are_too(built: Built, cupy: Any) -> None:
+def test_cupy_s_arrays_are_too(built: Opens, cupy: Any) -> None:
     name = built.signature.input.name
     with closing(built.opened()) as backend, cupy.cuda.Stream(non_blocking=True) as stream:
         for seed in range(8):
@@ -295,7 +229,7 @@ def test_cupy_s_arrays_are_too(built: Built, cupy: Any) -> None:
 
 
 @pytest.mark.usefixtures("needs_bindings")
-def test_answers_on_the_device_outlive_the_backend(built: Built, torch: Any) -> None:
+def test_answers_on_the_device_outlive_the_backend(built: Opens, torch: Any) -> None:
     host = batch(4)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -309,7 +243,7 @@ def test_answers_on_the_device_outlive_the_backend(built: Built, torch: Any) -> 
     assert float(torch.ones(3, device="cuda").sum()) == 3
 
 
-def test_it_lives_beside_torch(built: Built, torch: Any) -> None:
+def test_it_lives_beside_torch(built: Opens, torch: Any) -> None:
     """Before, between and after; the contexts of the thread are torch's throughout."""
 
     def works() -> None:
@@ -331,26 +265,28 @@ def test_it_lives_beside_torch(built: Built, torch: Any) -> None:
 
 
 @pytest.mark.parametrize("change", ["version", "device", "platform", "builder"])
-def test_an_engine_for_something_else_says_what_it_is_for(built: Built, change: str) -> None:
-    other = next(name for name in LIBRARIES if name != built.library.name)
+def test_an_engine_for_something_else_says_what_it_is_for(engine: Built, change: str) -> None:
+    other = next(name for name in LIBRARIES if name != engine.library.name)
     changes: dict[str, dict[str, Any]] = {
         "version": {"builder_version": "0.1"},
         "device": {"compute_capabilities": ("1.0",)},
         "platform": {"platform": "plan9-vax"},
         "builder": {"builder": other},
     }
-    said = rf"the engine fp16-.* was built by .*, and here is .*: build one here with .* --engine {built.library.name}$"
+    said = (
+        rf"the engine fp16-.* was built by .*, and here is .*: build one here with .* --engine {engine.library.name}$"
+    )
     with pytest.raises(UnavailableError, match=said):
-        built.opened(**changes[change])
+        engine.opened(**changes[change])
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise"])
-def test_a_damaged_engine_is_refused_in_a_sentence(built: Built, damage: str) -> None:
-    data = built.data[: len(built.data) // 2] if damage == "cut" else b"\x5a" * 4096
+def test_a_damaged_engine_is_refused_in_a_sentence(engine: Built, damage: str) -> None:
+    data = engine.data[: len(engine.data) // 2] if damage == "cut" else b"\x5a" * 4096
     with pytest.raises(BackendError, match=r"cannot load the engine fp16-.*; build it anew with resnet-export"):
-        dataclasses.replace(built, data=data).opened()
-    with closing(built.opened()) as backend:
-        built.check(call(backend, batch(2)), batch(2))
+        dataclasses.replace(engine, data=data).opened()
+    with closing(engine.opened()) as backend:
+        engine.check(call(backend, batch(2)), batch(2))
 
 
 def in_use() -> tuple[int, int]:
@@ -375,7 +311,7 @@ def no_growth(once: Callable[[int], None], calls: int) -> None:
     assert max(grown) < GROWTH, f"{grown[0]} bytes on the device, {grown[1]} on the host"
 
 
-def test_10_000_calls_leave_nothing(built: Built) -> None:
+def test_10_000_calls_leave_nothing(built: Opens) -> None:
     images = [batch(1 + index, index) for index in range(LARGEST)]
     with closing(built.opened()) as backend:
 
@@ -387,7 +323,7 @@ def test_10_000_calls_leave_nothing(built: Built) -> None:
 
 
 @pytest.mark.usefixtures("needs_bindings")
-def test_10_000_calls_on_the_device_leave_nothing(built: Built, torch: Any) -> None:
+def test_10_000_calls_on_the_device_leave_nothing(built: Opens, torch: Any) -> None:
     images = [torch.from_numpy(batch(1 + index, index)).to("cuda") for index in range(LARGEST)]
     name = built.signature.input.name
     with closing(built.opened()) as backend:
@@ -399,7 +335,7 @@ def test_10_000_calls_on_the_device_leave_nothing(built: Built, torch: Any) -> N
         no_growth(once, 10_000)
 
 
-def test_opening_and_closing_leaves_nothing(built: Built) -> None:
+def test_opening_and_closing_leaves_nothing(built: Opens) -> None:
     def once(index: int) -> None:
         with closing(built.opened()) as backend:
             call(backend, batch(2, index))
@@ -409,3 +345,86 @@ def test_opening_and_closing_leaves_nothing(built: Built) -> None:
         no_growth(once, 30)
     finally:
         keeper.close()
+
+
+def test_a_graph_takes_the_kernel_s_place(kernel: KernelBuilt) -> None:
+    with closing(kernel.opened(contexts=1)) as backend, closing(kernel.opened(contexts=1, graphs=False)) as plain:
+        for index in range(10):
+            for opened in (backend, plain):
+                images = batch(4, index)
+                kernel.check(call(opened, images), images)
+        assert backend.engine.executed == 3, "the first call, the second one, and its capture"
+        assert plain.engine.executed == 10
+
+
+def test_calls_that_are_started_together_overlap(kernel: KernelBuilt) -> None:
+    """Four slots have streams of their own: four kernels that idle for about 50 ms take as long as one or two."""
+    images = batch(2)
+    with closing(kernel.opened(contexts=4)) as backend:
+        name = backend.signature.input.name
+        for started in [backend.start({name: images}) for _ in range(4)]:
+            started.result()
+        backend.engine.cycles = 100_000_000
+
+        def seconds(together: int) -> float:
+            start = time.perf_counter()
+            for started in [backend.start({name: images}) for _ in range(together)]:
+                kernel.check(started.result(), images)
+            return time.perf_counter() - start
+
+        alone = seconds(1)
+        assert alone > 0.02
+        assert seconds(4) < 2 * alone
+
+
+def test_a_call_returns_before_the_device_is_done(kernel: KernelBuilt, torch: Any) -> None:
+    """On the caller's stream nothing waits: ``result()`` is there while the kernel still idles."""
+    stream = torch.cuda.Stream()
+    with closing(kernel.opened()) as backend, torch.cuda.stream(stream):
+        images = torch.from_numpy(batch(3)).to("cuda")
+        stream.synchronize()
+        backend.engine.cycles = 100_000_000
+        found = backend.start({backend.signature.input.name: images}, None, stream.cuda_stream).result()
+        assert not stream.query()
+        stream.synchronize()
+        kernel.check({"logits": torch.as_tensor(found["logits"], device="cuda").cpu().numpy()}, batch(3))
+
+
+def test_a_batch_that_the_device_has_no_room_for_leaves_nothing(kernel: KernelBuilt) -> None:
+    huge = dataclasses.replace(kernel.signature, largest_batch=2**28)
+    before = in_use()
+    with pytest.raises(OutOfMemoryError, match="out of memory"):
+        dataclasses.replace(kernel, signature=huge).opened()
+    assert in_use()[0] - before[0] < GROWTH
+    with closing(kernel.opened()) as backend:
+        kernel.check(call(backend, batch(2)), batch(2))
+
+
+def broken_backend() -> list[str]:
+    """What a backend says whose kernel wrote where nothing is: that call, the next, and those of another size."""
+    built, said = kernel_built(), []
+    backend = built.opened(contexts=2)
+    built.check(call(backend, batch(2)), batch(2))
+    assert isinstance(backend.engine, Kernel)
+    backend.engine.breaks = True
+    for size in (2, 2, 3):
+        try:
+            call(backend, batch(size))
+            said.append("nothing")
+        except BackendError as error:
+            said.append(error.message)
+    backend.close()
+    return said
+
+
+def test_a_context_that_breaks_fails_every_later_call_and_is_closed_in_peace(kernel: KernelBuilt) -> None:
+    """In a process of its own, which can do nothing on the device afterwards."""
+    code = "from tests.runtime.test_tensorrt_gpu import *\nprint(*broken_backend(), sep='\\n', flush=True)"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
+    first, *later = done.stdout.splitlines()
+    assert "illegal" in first, done.stderr
+    assert len(later) == 2
+    for line in later:
+        assert line.startswith("the device's context broke in an earlier call, and only a new process has another one")
+    assert done.returncode == 0, done.stderr

@@ -96,7 +96,8 @@ def library(cuda: SimulatedCuda, *, version: str = "1.7", loads: bool = True) ->
         return SimpleNamespace(deserialize_cuda_engine=deserialize)
 
     strategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph", DISABLED="no graphs")
-    module = SimpleNamespace(__version__=version, Runtime=runtime, CudaGraphStrategy=strategy)
+    known = SimpleNamespace(__members__={"SM86": 1, "CURRENT": 2})
+    module = SimpleNamespace(__version__=version, Runtime=runtime, CudaGraphStrategy=strategy, ComputeCapability=known)
     made = Library("tensorrt-rtx", module)
     object.__setattr__(made, "logger", lambda messages: messages)
     return made
@@ -125,6 +126,8 @@ def test_the_host_is_the_library_and_the_device() -> None:
     found = host_from_device(library(cuda), cuda.info)
     assert (found.library, found.version) == ("tensorrt-rtx", "1.7")
     assert (found.gpu, found.capability, found.driver) == ("Simulated GPU", "8.6", "13.0")
+    assert found.builds
+    assert not host_from_device(library(cuda), dataclasses.replace(cuda.info, capability="9.0")).builds
 
 
 def test_what_was_compiled_is_kept_for_the_next_process(cache_folder: Path) -> None:

@@ -38,7 +38,7 @@ class QuantizeOptions:
 
     images: int = 64
     reconstruct: ReconstructOptions = field(default_factory=ReconstructOptions)
-    whole_shortcuts: float = 0.15
+    whole_shortcuts: float = 0.25
 
 
 @dataclass(frozen=True)

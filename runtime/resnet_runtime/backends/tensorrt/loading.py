@@ -27,7 +27,8 @@ from .library import Library
 def host_from_device(library: Library, device: DeviceInfo) -> Host:
     """What an engine would run on here."""
     system = f"{platform.system().lower()}-{platform.machine().lower()}"
-    return Host(library.name, library.version, system, device.name, device.capability, device.driver)
+    builds = not library.portable or device.capability in library.capabilities
+    return Host(library.name, library.version, system, device.name, device.capability, device.driver, builds)
 
 
 def backend_from_engine(
