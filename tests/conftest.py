@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -24,6 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a test marked gpu fails where it cannot run, instead of being skipped",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept for the next process is kept for this run alone, and nothing of the user's is taken."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @functools.cache

@@ -43,7 +43,7 @@ from resnet_export.quantization.reconstruct import ReconstructOptions
 from resnet_export.quantization.table import CalibrationTable, table_from_bytes
 from resnet_export.quantization.thresholds import METHODS
 from resnet_runtime.backends import BACKENDS, facts_of, open_backend
-from resnet_runtime.backends.base import signature_from_manifest
+from resnet_runtime.backends.base import OpenOptions, signature_from_manifest
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.manifest import Batch
 
@@ -272,7 +272,7 @@ def _cpu_graph(made: Exported, quantized: Quantized) -> Opened:
     """By the same backend."""
     signature = signature_from_manifest(made.bundle.manifest)
     kept = _kept(quantized)
-    backend = open_backend(cpu_backend(), quantized.graph().to_bytes(), signature, "int8", kept)
+    backend = open_backend(cpu_backend(), quantized.graph().to_bytes(), signature, "int8", OpenOptions(kept=kept))
     name, output = signature.input.name, signature.outputs[0].name
     return Opened(lambda batch: backend.start({name: batch}).result()[output], backend.description, len(kept))
 

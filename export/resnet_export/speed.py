@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_runtime.backends import BACKENDS, facts_of, open_backend
-from resnet_runtime.backends.base import NATIVE, Backend, BackendFacts, misfit, signature_from_manifest
+from resnet_runtime.backends.base import NATIVE, Backend, BackendFacts, OpenOptions, misfit, signature_from_manifest
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import BackendError, UnavailableError
 from resnet_runtime.manifest import Manifest, Speed, Variant
@@ -97,14 +97,14 @@ def slowdown_of_graph(
         UnavailableError: the backend computes a layer in FP32 that is not among ``kept``.
         BackendError: it cannot load one of the graphs.
     """
-    signature, names = signature_from_manifest(manifest), frozenset(kept)
+    signature, options = signature_from_manifest(manifest), OpenOptions(kept=frozenset(kept))
     inputs = data_inputs[: signature.smallest_batch]
     for name in BACKENDS:
         if facts_of(name).precisions.get("int8") != NATIVE:
             continue
         with (
-            contextlib.closing(open_backend(name, slow, signature, "int8", names)) as one,
-            contextlib.closing(open_backend(name, fast, signature, "int8", names)) as two,
+            contextlib.closing(open_backend(name, slow, signature, "int8", options)) as one,
+            contextlib.closing(open_backend(name, fast, signature, "int8", options)) as two,
         ):
             return speedup(two, one, inputs)
     return None

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from . import check as checks
 from . import session as sessions
 from .backends import NAMES
+from .backends.base import INTENTS, LATENCY
 from .cli_tables import check_object, check_table, printable, result_lines, unicode_name
 from .errors import BackendError, InputError, ResnetRuntimeError
 from .manifest import PRECISIONS
@@ -32,7 +33,7 @@ from .manifest import PRECISIONS
 if TYPE_CHECKING:
     from .session import Session
 
-_ONLY_FOR_IMAGES = ("precision", "top", "batch")
+_ONLY_FOR_IMAGES = ("precision", "intent", "top", "batch")
 
 
 @click.command(name="resnet-run", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -42,9 +43,21 @@ _ONLY_FOR_IMAGES = ("precision", "top", "batch")
 @click.option("--backend", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["auto", *PRECISIONS]), default="auto", show_default=True)
 @click.option(
+    "--intent",
+    type=click.Choice(INTENTS),
+    default=LATENCY,
+    show_default=True,
+    help="An answer as soon as possible, or as many images a second as possible.",
+)
+@click.option(
     "--top", metavar="N", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to name for an image."
 )
-@click.option("--batch", metavar="N", type=click.IntRange(min=1), help="Images decoded at once; the model's largest.")
+@click.option(
+    "--batch",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Images decoded at once; what the backend computes at once.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print nothing but answers and errors.")
 @click.version_option(package_name="resnet-export")
@@ -163,7 +176,8 @@ def _check(options: dict[str, Any]) -> int:
 
 
 def _classify(options: dict[str, Any]) -> int:
-    with sessions.load(options["bundle"], backend=options["backend"], precision=options["precision"]) as session:
+    asked = {name: options[name] for name in ("backend", "precision", "intent")}
+    with sessions.load(options["bundle"], **asked) as session:
         if not options["quiet"]:
             choice = session.choice
             click.echo(printable(f"{choice.backend}, {choice.precision} ({'; '.join(choice.reasons)})"), err=True)
@@ -185,7 +199,7 @@ def _results(session: Session, options: dict[str, Any]) -> list[dict[str, Any]]:
             "use resnet_runtime.load() from Python"
         )
     images = options["images"]
-    size = options["batch"] or session.signature.largest_batch
+    size = options["batch"] or session.signature.largest_batch * session.calls_at_once
     results: list[dict[str, Any]] = []
     with _Progress(len(images), hidden=options["quiet"]) as progress:
         for first in range(0, len(images), size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -12,7 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import EngineOpener, facts_of, host_facts, open_backend, open_engine
-from .backends.base import Arrays, Backend, BackendFacts, Pending, Signature, misfit, signature_from_manifest
+from .backends.base import (
+    INTENTS,
+    LATENCY,
+    Arrays,
+    Backend,
+    BackendFacts,
+    OpenOptions,
+    Pending,
+    Signature,
+    calls_at_once,
+    misfit,
+    signature_from_manifest,
+)
 from .backends.tensorrt.device_arrays import is_device_array
 from .bundle import Bundle
 from .engine_fit import host_of
@@ -25,23 +38,32 @@ if TYPE_CHECKING:
     from .preprocess import Image
 
 
-def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto", precision: str = "auto") -> Session:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: str | Backend = "auto",
+    precision: str = "auto",
+    intent: str = LATENCY,
+) -> Session:
     """Open a bundle and load its fastest variant, or the one that was asked for.
 
     Args:
         path: the bundle's directory.
         backend: ``auto``, ``tensorrt``, ``openvino``, ``onnxruntime``, or an object that is a ``Backend``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``.
+        intent: ``latency``, for one call at a time that is answered as soon as possible, or ``throughput``, for as
+            many images a second as possible: then start ``session.calls_at_once`` calls or more before the first is
+            waited for. What a backend on a GPU does is the same for both.
 
     Raises:
         BundleError: the directory is not an intact bundle.
-        InputError: there is no such backend or precision.
+        InputError: there is no such backend, precision or intent.
         UnavailableError: this host lacks what was asked for.
         BackendError: the backend failed to load the graph or the engine.
         CheckError: an engine that was never verified on such a device answers wrongly here, and nothing else that was
             asked for can be taken in its place.
     """
-    return session_from_bundle(Bundle.open(path), backend=backend, precision=precision)
+    return session_from_bundle(Bundle.open(path), backend=backend, precision=precision, intent=intent)
 
 
 def session_from_bundle(
@@ -49,6 +71,7 @@ def session_from_bundle(
     *,
     backend: str | Backend = "auto",
     precision: str = "auto",
+    intent: str = LATENCY,
     host: Sequence[BackendFacts] | None = None,
     opener: EngineOpener = open_engine,
 ) -> Session:
@@ -56,10 +79,12 @@ def session_from_bundle(
 
     Args:
         bundle: the bundle.
-        backend, precision: as ``load`` takes them.
+        backend, precision, intent: as ``load`` takes them.
         host: the facts of the backends to choose from; None: of those that are here.
         opener: what loads an engine.
     """
+    if intent not in INTENTS:
+        raise InputError(f"there is no intent {intent!r}: take {' or '.join(INTENTS)}")
     labels = bundle.labels()
     if not isinstance(backend, str):
         return _session_from_backend(bundle, backend, precision, labels)
@@ -76,7 +101,8 @@ def session_from_bundle(
         if choice.engine is None:
             variant = bundle.manifest.variant(choice.variant)
             assert variant is not None
-            return Session(bundle, backend_from_variant(bundle, variant, choice.backend), choice, labels)
+            loaded = backend_from_variant(bundle, variant, choice.backend, intent=intent, keeps_compiled=True)
+            return Session(bundle, loaded, choice, labels)
         found = _session_from_engine(bundle, choice, facts, opener, labels)
         if isinstance(found, Session):
             return found
@@ -129,8 +155,17 @@ def _session_from_engine(
     return session
 
 
-def backend_from_variant(bundle: Bundle, variant: Variant, backend: str) -> Backend:
+def backend_from_variant(
+    bundle: Bundle, variant: Variant, backend: str, *, intent: str = LATENCY, keeps_compiled: bool = False
+) -> Backend:
     """Load one variant into the backend of that name, whether or not its gate passed.
+
+    Args:
+        bundle: the bundle.
+        variant: of it.
+        backend: a name.
+        intent: as ``load`` takes it.
+        keeps_compiled: whether what the library compiles is kept in the user's cache folder, and taken from there.
 
     Raises:
         BundleError: its file is not the one that was listed.
@@ -146,9 +181,13 @@ def backend_from_variant(bundle: Bundle, variant: Variant, backend: str) -> Back
     refusal = misfit(variant, facts)
     if refusal is not None:
         raise UnavailableError(refusal)
-    kept = frozenset(layer.node for layer in variant.kept_higher)
+    options = OpenOptions(
+        kept=frozenset(layer.node for layer in variant.kept_higher),
+        intent=intent,
+        kept_as=variant.file.sha256 if keeps_compiled else None,
+    )
     signature = signature_from_manifest(bundle.manifest)
-    return open_backend(backend, bundle.read(variant.file), signature, variant.precision, kept)
+    return open_backend(backend, bundle.read(variant.file), signature, variant.precision, options)
 
 
 class Session:
@@ -172,6 +211,11 @@ class Session:
     def description(self) -> str:
         """The backend's library, its version and its precision."""
         return self._open().description
+
+    @property
+    def calls_at_once(self) -> int:
+        """How many calls of ``start`` have to be under way for the backend to be at its fastest."""
+        return calls_at_once(self._open())
 
     def preprocess(self, images: Sequence[Image]) -> NDArray[Any]:
         """The batch of some images, as the model was trained to see them.
@@ -207,9 +251,14 @@ class Session:
         name, largest = self.signature.input.name, self.signature.largest_batch
         if len(batch) <= largest:
             return backend.start({name: batch}).result()
-        parts = [
-            backend.start({name: batch[first : first + largest]}).result() for first in range(0, len(batch), largest)
-        ]
+        at_once = self.calls_at_once
+        started: deque[Pending] = deque()
+        parts: list[dict[str, NDArray[Any]]] = []
+        for first in range(0, len(batch), largest):
+            if len(started) == at_once:
+                parts.append(started.popleft().result())
+            started.append(backend.start({name: batch[first : first + largest]}))
+        parts += [call.result() for call in started]
         return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self.signature.outputs}
 
     def start(self, batch: NDArray[Any], outputs: Arrays | None = None, stream: object | None = None) -> Pending:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_runtime.backends import open_backend, openvino
-from resnet_runtime.backends.base import Signature, TensorSpec
+from resnet_runtime.backends.base import OpenOptions, Signature, TensorSpec
 from tests.export.int8_graphs import SIDE, folded, images, quantized
 from tests.runtime.executed import executed
 
@@ -29,7 +29,9 @@ def test_every_convolution_is_executed_in_integers(name: str) -> None:
         outputs=(TensorSpec(name="logits", dtype=np.dtype("float32"), shape=(1000,)),),
         largest_batch=16,
     )
-    backend = open_backend("openvino", quantized(graph, "cpu").to_bytes(), signature, "int8", frozenset({"fc/Gemm"}))
+    backend = open_backend(
+        "openvino", quantized(graph, "cpu").to_bytes(), signature, "int8", OpenOptions(kept=frozenset({"fc/Gemm"}))
+    )
     found = backend.start({graph.input_name: images(2)}).result()["logits"]
     precisions = executed(backend)
     assert len(precisions) == len(convolutions)

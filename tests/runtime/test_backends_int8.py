@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, load_model, numpy_helper
 
 import resnet_runtime
 from resnet_runtime.backends import BACKENDS, facts_of, onnxruntime, open_backend, openvino
-from resnet_runtime.backends.base import NATIVE, Backend, BackendFacts
+from resnet_runtime.backends.base import LATENCY, NATIVE, Backend, BackendFacts, OpenOptions
 from resnet_runtime.backends.quantized_probe import QUANTIZED_CONVOLUTION
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import UnavailableError
@@ -133,7 +133,7 @@ def test_openvino_executes_every_convolution_in_integers() -> None:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_openvino_computes_a_kept_layer_in_fp32(layer: str) -> None:
     graph = block_graph("cpu", kept={layer})
-    backend = open_backend("openvino", graph, BLOCK, "int8", frozenset({layer, "fc"}))
+    backend = open_backend("openvino", graph, BLOCK, "int8", OpenOptions(kept=frozenset({layer, "fc"})))
     assert sorted(executed_once(backend).values()) == ["f32", "u8", "u8"]
     np.testing.assert_array_equal(answered(backend, off_grid(4)), reference(graph, off_grid(4)))
 
@@ -143,7 +143,7 @@ def test_openvino_computes_a_kept_layer_in_fp32(layer: str) -> None:
 @pytest.mark.parametrize("others", [False, True])
 def test_openvino_refuses_a_float_convolution_that_is_not_kept(layer: str, others: bool) -> None:
     kept = frozenset(LAYERS) - {layer} if others else frozenset()
-    backend = open_backend("openvino", block_graph("cpu", kept={layer}), BLOCK, "int8", kept)
+    backend = open_backend("openvino", block_graph("cpu", kept={layer}), BLOCK, "int8", OpenOptions(kept=kept))
     with pytest.raises(UnavailableError) as caught:
         answered(backend, on_grid(1))
     assert str(caught.value) == f"OpenVINO computes {layer} in f32 where int8 was asked for: take --precision fp32"
@@ -157,7 +157,7 @@ def test_openvino_refuses_an_fp32_graph_as_int8() -> None:
 
 @with_openvino
 def test_what_openvino_does_not_quantize_is_fp32_and_never_bf16() -> None:
-    assert openvino._config("int8")["INFERENCE_PRECISION_HINT"] == "f32"
+    assert openvino._config("int8", LATENCY)["INFERENCE_PRECISION_HINT"] == "f32"
 
 
 @with_openvino
@@ -199,7 +199,7 @@ def test_onnxruntime_computes_the_layer_before_a_kept_one_in_fp32(tmp_path: Path
     """A known limit, which the docstring tells of: it fuses no convolution that has a reader of its float output."""
     graph = block_graph("cpu", kept={"conv3"})
     assert optimized(graph, tmp_path).count("QLinearConv") == len(LAYERS) - 2
-    backend = open_backend("onnxruntime", graph, BLOCK, "int8", frozenset({"conv3"}))
+    backend = open_backend("onnxruntime", graph, BLOCK, "int8", OpenOptions(kept=frozenset({"conv3"})))
     np.testing.assert_array_equal(answered(backend, off_grid(4)), reference(graph, off_grid(4)))
 
 

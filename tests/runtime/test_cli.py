@@ -94,13 +94,14 @@ gray.png
 
 def test_text(here: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "b", "red.png", "gray.png") == (0, TEXT, CHOSEN)
-    assert asked.loads == [{"backend": "auto", "precision": "auto"}]
+    assert asked.loads == [{"backend": "auto", "precision": "auto", "intent": "latency"}]
 
 
 def test_backend_and_precision_are_handed_on(here: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, err = run(capsys, "b", "red.png", "--backend", "openvino", "--precision", "bf16")
+    asked_for = ["--backend", "openvino", "--precision", "bf16", "--intent", "throughput"]
+    status, _, err = run(capsys, "b", "red.png", *asked_for)
     assert (status, err) == (0, "simulated, bf16 (the backend was passed in)\n")
-    assert asked.loads == [{"backend": "openvino", "precision": "bf16"}]
+    assert asked.loads == [{"backend": "openvino", "precision": "bf16", "intent": "throughput"}]
 
 
 def test_quiet(here: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from resnet_runtime.errors import InputError
 from resnet_runtime.manifest import Engine
 
-from .base import Backend, BackendFacts, Signature
+from .base import Backend, BackendFacts, OpenOptions, Signature
 
 BACKENDS: Final = ("openvino", "onnxruntime")
 """What runs a variant's ONNX file. Each is a module here with ``facts()`` and ``open_backend()``."""
@@ -20,6 +20,8 @@ ENGINE_BACKENDS: Final = ("tensorrt",)
 NAMES: Final = (*ENGINE_BACKENDS, *BACKENDS)
 """What ``load(..., backend=name)`` knows."""
 
+
+_AS_USUAL: Final = OpenOptions()
 
 EngineOpener = Callable[[str, Engine, bytes, Signature, str], Backend]
 """What ``open_engine`` is, so that a test can pass in another."""
@@ -64,7 +66,7 @@ def open_engine(name: str, engine: Engine, data: bytes, signature: Signature, pr
 
 
 def open_backend(
-    name: str, model: bytes, signature: Signature, precision: str, kept: frozenset[str] = frozenset()
+    name: str, model: bytes, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
 ) -> Backend:
     """Load a graph.
 
@@ -73,13 +75,13 @@ def open_backend(
         model: the bytes of an ONNX file.
         signature: what the graph takes and gives.
         precision: what it has to be computed in.
-        kept: the names of the nodes that compute in a higher precision on purpose.
+        options: how.
 
     Raises:
         UnavailableError: the backend would compute it in another precision.
         BackendError: the library failed to load the graph.
     """
     assert name in BACKENDS
-    backend = importlib.import_module(f"{__name__}.{name}").open_backend(model, signature, precision, kept)
+    backend = importlib.import_module(f"{__name__}.{name}").open_backend(model, signature, precision, options)
     assert isinstance(backend, Backend)
     return backend

@@ -50,6 +50,31 @@ NATIVE: Final = "native"
 EMULATED: Final = "emulated"
 
 
+LATENCY: Final = "latency"
+"""One call at a time, as soon as possible: every core works on it."""
+
+THROUGHPUT: Final = "throughput"
+"""As many images a second as possible, of calls that are started before others are done: each has a core."""
+
+INTENTS: Final = (LATENCY, THROUGHPUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """How a graph is loaded.
+
+    Attributes:
+        kept: the names of the nodes that compute in a higher precision on purpose.
+        intent: of ``INTENTS``.
+        kept_as: the SHA-256 of the graph's file, under which what the library compiles of it is kept in the user's
+            cache folder for the next process; None: nothing is kept.
+    """
+
+    kept: frozenset[str] = frozenset()
+    intent: str = LATENCY
+    kept_as: str | None = None
+
+
 @dataclass(frozen=True)
 class BackendFacts:
     """What a backend is on this host.
@@ -130,6 +155,14 @@ class Finished:
     def result(self) -> dict[str, NDArray[Any]]:
         """The outputs."""
         return self.outputs
+
+
+def calls_at_once(backend: Backend) -> int:
+    """How many calls have to be started before the first is waited for, for the backend to be at its fastest.
+
+    A backend says so in an attribute ``calls_at_once``; one that has none answers when it is called.
+    """
+    return int(getattr(backend, "calls_at_once", 1))
 
 
 def refuse_stream(stream: object | None, backend: str) -> None:

@@ -9,26 +9,34 @@ from __future__ import annotations
 import functools
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_runtime.errors import BackendError, ClosedError, UnavailableError
 
 from .base import (
+    LATENCY,
     NATIVE,
+    THROUGHPUT,
     Arrays,
     BackendFacts,
     Finished,
+    OpenOptions,
     Pending,
     Signature,
     deliver,
     refuse_misfit,
     refuse_stream,
 )
+from .cores import quota_in_cores, usable_cores
 from .instructions import host_instructions
 from .quantized_probe import QUANTIZED_CONVOLUTION
+
+_AS_USUAL: Final = OpenOptions()
 
 
 @functools.cache
@@ -53,7 +61,7 @@ def fuses_int8() -> bool:
     import onnxruntime
 
     options = _options()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = 1  # a pool of threads would cost more than the probe
     try:
         with tempfile.TemporaryDirectory(prefix="resnet-runtime-", ignore_cleanup_errors=True) as folder:
             optimized = Path(folder, "optimized.onnx")
@@ -65,11 +73,10 @@ def fuses_int8() -> bool:
 
 
 def open_backend(
-    model: bytes, signature: Signature, precision: str, kept: frozenset[str] = frozenset()
+    model: bytes, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
 ) -> OnnxRuntimeBackend:
-    """Load the bytes of an ONNX file; see ``OnnxRuntimeBackend``. ``kept`` says nothing to it."""
-    del kept
-    return OnnxRuntimeBackend(model, signature, precision)
+    """Load the bytes of an ONNX file; see ``OnnxRuntimeBackend``. Only the intent says something to it."""
+    return OnnxRuntimeBackend(model, signature, precision, options.intent)
 
 
 def _options() -> Any:
@@ -80,6 +87,13 @@ def _options() -> Any:
     return options
 
 
+def _options_for(intent: str) -> Any:
+    """For latency all cores work on a call, for throughput one, and each works on another call."""
+    options = _options()
+    options.intra_op_num_threads = 1 if intent == THROUGHPUT else quota_in_cores() or 0  # 0: as many as it sees
+    return options
+
+
 class OnnxRuntimeBackend:
     """A graph in ONNX Runtime, whose batch axis is dynamic.
 
@@ -87,13 +101,14 @@ class OnnxRuntimeBackend:
         model: the bytes of an ONNX file.
         signature: what the graph takes and gives.
         precision: fp32 or int8. Of an int8 graph, a convolution whose output a float layer reads is computed in FP32.
+        intent: of ``base.INTENTS``.
 
     Raises:
         UnavailableError: another precision was asked for.
         BackendError: ONNX Runtime refuses the graph.
     """
 
-    def __init__(self, model: bytes, signature: Signature, precision: str) -> None:
+    def __init__(self, model: bytes, signature: Signature, precision: str, intent: str = LATENCY) -> None:
         import onnxruntime
 
         if precision not in facts().precisions:
@@ -102,20 +117,37 @@ class OnnxRuntimeBackend:
                 "or the openvino backend"
             )
         self.signature = signature
-        self.description = f"ONNX Runtime {onnxruntime.__version__}, {precision}"
+        self.description = f"ONNX Runtime {onnxruntime.__version__}, {precision}" + (
+            ", for throughput" if intent == THROUGHPUT else ""
+        )
+        self.calls_at_once = usable_cores() if intent == THROUGHPUT else 1
         self._names = [spec.name for spec in signature.outputs]
         self._lock = threading.Lock()
         try:
-            self._session: Any = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(
+                model, _options_for(intent), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # its exceptions share no base class but Exception
             raise BackendError(f"ONNX Runtime cannot load the {precision} graph: {_first_line(error)}") from None
+        # Its ``run`` waits; calls that are started together need threads to wait in.
+        self._workers = (
+            ThreadPoolExecutor(self.calls_at_once, thread_name_prefix="resnet-runtime")
+            if intent == THROUGHPUT
+            else None
+        )
 
     def start(self, inputs: Arrays, outputs: Arrays | None = None, stream: object | None = None) -> Pending:
-        """See ``Backend.start``. The call is finished when this returns."""
+        """See ``Backend.start``. For latency, the call is finished when this returns."""
         refuse_stream(stream, "onnxruntime")
-        session = self._session
-        if session is None:
-            raise ClosedError("the backend was closed: load the bundle again")
+        with self._lock:
+            session = self._session
+            if session is None:
+                raise ClosedError("the backend was closed: load the bundle again")
+            if self._workers is not None:
+                return self._workers.submit(self._run, session, inputs, outputs)
+        return Finished(self._run(session, inputs, outputs))
+
+    def _run(self, session: Any, inputs: Arrays, outputs: Arrays | None) -> dict[str, NDArray[Any]]:
         name = self.signature.input.name
         batch = inputs[name]
         count = len(batch)
@@ -128,12 +160,14 @@ class OnnxRuntimeBackend:
             raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from None
         named = {output: array[:count] for output, array in zip(self._names, results, strict=True)}
         refuse_misfit(named, self.signature, count, "onnxruntime")
-        return Finished(deliver(named, outputs))
+        return deliver(named, outputs)
 
     def close(self) -> None:
         """Free the session once its last calls are done."""
         with self._lock:
             self._session = None
+        if self._workers is not None:
+            self._workers.shutdown()
 
 
 def _first_line(error: BaseException) -> str:

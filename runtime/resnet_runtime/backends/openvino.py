@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,16 +23,21 @@ from resnet_runtime.errors import BackendError, ClosedError, UnavailableError
 
 from .base import (
     EMULATED,
+    LATENCY,
     NATIVE,
+    THROUGHPUT,
     Arrays,
     BackendFacts,
     Finished,
+    OpenOptions,
     Pending,
     Signature,
     deliver,
     refuse_misfit,
     refuse_stream,
 )
+from .compiled_cache import CompiledCache
+from .cores import quota_in_cores
 from .instructions import host_instructions
 from .quantized_probe import QUANTIZED_CONVOLUTION
 
@@ -39,6 +46,7 @@ HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 
 _INTEGERS: Final = ("i8", "u8")
 _MAX_COMPILED: Final = 4
+_AS_USUAL: Final = OpenOptions()
 
 
 @functools.cache
@@ -68,7 +76,7 @@ def _computes_integers() -> bool:
     Its answer would not tell: FP32 holds every sum of so few products exactly.
     """
     try:
-        compiled = _core().compile_model(_core().read_model(QUANTIZED_CONVOLUTION), "CPU", _config("int8"))
+        compiled = _core().compile_model(_core().read_model(QUANTIZED_CONVOLUTION), "CPU", _config("int8", LATENCY))
     except RuntimeError:  # a build without the ONNX reader
         return False
     types = [found for _, _, found in _convolutions(compiled)]
@@ -91,7 +99,7 @@ def _rounds_to(precision: str) -> bool:
     none: list[int] = [0, 0]
     middle = ops.convolution(data, up, unit, none, none, unit)
     result = ops.convolution(middle, down, unit, none, none, unit)
-    compiled = _core().compile_model(openvino.Model([result], [data], "probe"), "CPU", _config(precision))
+    compiled = _core().compile_model(openvino.Model([result], [data], "probe"), "CPU", _config(precision, LATENCY))
     answer = float(np.ravel(compiled(np.full((1, 8, 4, 4), 100, np.float32))[0])[0])
     exact = 8 * 100 * 300 / 301
     relative = abs(answer - exact) / exact
@@ -103,10 +111,10 @@ def _rounds_to(precision: str) -> bool:
 
 
 def open_backend(
-    model: bytes, signature: Signature, precision: str, kept: frozenset[str] = frozenset()
+    model: bytes, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
 ) -> OpenVINOBackend:
     """Load the bytes of an ONNX file; see ``OpenVINOBackend``."""
-    return OpenVINOBackend(model, signature, precision, kept)
+    return OpenVINOBackend(model, signature, precision, options)
 
 
 class OpenVINOBackend:
@@ -116,14 +124,14 @@ class OpenVINOBackend:
         model: the bytes of an ONNX file.
         signature: what the graph takes and gives.
         precision: fp32, bf16, fp16 or int8.
-        kept: the names of the nodes that an int8 graph computes in FP32 on purpose.
+        options: how; the nodes that are kept are those that an int8 graph computes in FP32 on purpose.
 
     Raises:
         UnavailableError: this CPU does not compute in that precision.
         BackendError: OpenVINO refuses the graph.
     """
 
-    def __init__(self, model: bytes, signature: Signature, precision: str, kept: frozenset[str] = frozenset()) -> None:
+    def __init__(self, model: bytes, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL) -> None:
         if precision not in facts().precisions:
             raise UnavailableError(
                 f"OpenVINO does not compute {precision} on this CPU, it would compute the graph in another precision: "
@@ -131,16 +139,29 @@ class OpenVINOBackend:
             )
         self.signature = signature
         self._precision = precision
-        self._kept = kept
+        self._options = options
+        self._config = _config(precision, options.intent)
         self._lock = threading.Lock()
         self._compiled: OrderedDict[int, _Compiled] = OrderedDict()
-        try:
-            self._model = _core().read_model(model)
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO cannot read the {precision} graph: {_first_line(error)}") from None
+        self._store = (
+            None if options.kept_as is None else _Store(options.kept_as, precision, self._config, options.kept)
+        )
+        self._data: bytes | None = model
+        self._model: Any = None
+        if self._store is None or not self._store.path(signature.smallest_batch, signature.input.shape).exists():
+            self._read()
         kind = "" if facts().precisions[precision] == NATIVE else ", emulated"
-        self.description = f"OpenVINO {facts().version}, {precision}{kind}"
+        intent = ", for throughput" if options.intent == THROUGHPUT else ""
+        self.description = f"OpenVINO {facts().version}, {precision}{kind}{intent}"
         self._closed = False
+
+    @property
+    def calls_at_once(self) -> int:
+        """The streams of the compiled graph: one for latency."""
+        if self._options.intent == LATENCY:
+            return 1
+        compiled = self._compiled_for(self.signature.smallest_batch)
+        return int(compiled.model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def start(self, inputs: Arrays, outputs: Arrays | None = None, stream: object | None = None) -> Pending:
         """See ``Backend.start``. The batch is padded with zeros up to the next size that is compiled."""
@@ -162,7 +183,7 @@ class OpenVINOBackend:
         with self._lock:
             self._closed = True
             self._compiled.clear()
-            self._model = None
+            self._model = self._data = None
 
     def _size_for(self, count: int) -> int:
         size = self.signature.smallest_batch
@@ -182,17 +203,73 @@ class OpenVINOBackend:
             self._compiled.move_to_end(size)
             return compiled
 
+    def _read(self) -> Any:
+        if self._model is None:
+            try:
+                self._model = _core().read_model(self._data)
+            except RuntimeError as error:
+                raise BackendError(f"OpenVINO cannot read the {self._precision} graph: {_first_line(error)}") from None
+            self._data = None
+        return self._model
+
     def _compile(self, size: int) -> _Compiled:
+        kept = None if self._store is None else self._store.load(size, self.signature.input.shape)
+        if kept is not None:
+            return _Compiled(kept, self.signature)
+        model = self._read().clone()
         try:
-            model = self._model.clone()
             model.reshape([size, *self.signature.input.shape])
-            compiled = _Compiled(_core().compile_model(model, "CPU", _config(self._precision)), self.signature)
+            compiled = _Compiled(_core().compile_model(model, "CPU", self._config), self.signature)
         except RuntimeError as error:
             raise BackendError(
                 f"OpenVINO cannot compile the {self._precision} graph for batches of {size}: {_first_line(error)}"
             ) from None
-        _refuse_other_precision(compiled.model, self._precision, self._kept)
+        _refuse_other_precision(compiled.model, self._precision, self._options.kept)
+        if self._store is not None:
+            self._store.keep(compiled.model, size, self.signature.input.shape)
         return compiled
+
+
+class _Store:
+    """The compiled graphs of one model in the user's cache folder. Only what was seen to compute as asked is kept."""
+
+    def __init__(self, digest: str, precision: str, config: dict[str, Any], kept: frozenset[str]) -> None:
+        import openvino
+
+        core = _core()
+        self._config = config
+        self._cache = CompiledCache("openvino")
+        self._depends_on: dict[str, object] = {
+            "model": digest,
+            "precision": precision,
+            "version": openvino.get_version(),
+            "cpu": core.get_property("CPU", "FULL_DEVICE_NAME"),
+            "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+            "config": config,
+            "kept": sorted(kept),
+        }
+
+    def path(self, size: int, shape: tuple[int, ...]) -> Path:
+        """The file of one batch size."""
+        return self._cache.path({**self._depends_on, "shape": [size, *shape]})
+
+    def load(self, size: int, shape: tuple[int, ...]) -> Any:
+        """The compiled graph; None where it has to be made."""
+        data = self._cache.load(self.path(size, shape))
+        if data is None:
+            return None
+        try:
+            return _core().import_model(data, "CPU", self._config)
+        except RuntimeError:  # it is what was written, and still not what this build takes
+            return None
+
+    def keep(self, compiled: Any, size: int, shape: tuple[int, ...]) -> None:
+        """Write it."""
+        try:
+            exported: io.BytesIO = compiled.export_model()
+        except RuntimeError:  # it costs the next process its time
+            return
+        self._cache.store(self.path(size, shape), exported.getvalue())
 
 
 class _Compiled:
@@ -258,8 +335,13 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _config(precision: str) -> dict[str, str]:
-    return {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+def _config(precision: str, intent: str) -> dict[str, Any]:
+    """OpenVINO's own hint decides on threads and streams; it is told of a quota, which it does not see."""
+    found: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": intent.upper()}
+    limit = quota_in_cores()
+    if limit is not None:
+        found["INFERENCE_NUM_THREADS"] = limit
+    return found
 
 
 def _refuse_other_precision(compiled: Any, precision: str, kept: frozenset[str]) -> None:

@@ -53,6 +53,9 @@ class TensorRTBackend:
     takes_device_arrays: Final = True
     """Arrays on the device may be given as they are: see ``start``."""
 
+    calls_at_once: Final = 2
+    """Copies of one overlap with the computation of the other."""
+
     def __init__(
         self,
         engine: Any,
