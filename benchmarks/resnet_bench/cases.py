@@ -6,20 +6,19 @@ another class here, or in a file beside this one, and its name in a table. The c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_runtime.backends import BACKENDS, facts_of
-from resnet_runtime.backends.base import NATIVE, Backend, BackendFacts, misfit
+from resnet_runtime.backends.base import Backend
 from resnet_runtime.bundle import Bundle, CheckData
 from resnet_runtime.errors import DetailedError, UnavailableError
 from resnet_runtime.manifest import Limits, Variant
 from resnet_runtime.selection import Choice
-from resnet_runtime.session import Session, backend_from_variant
+from resnet_runtime.session import Session
 
 if TYPE_CHECKING:
     from .eager_network import Network
@@ -193,10 +192,17 @@ class FunctionCase:
     Args:
         label: of the row.
         opened: makes the function for the shape of a batch; raises UnavailableError.
+        close: frees what it leaves in the process; None: nothing.
     """
 
-    def __init__(self, label: Label, opened: Callable[[tuple[int, ...]], Opened]) -> None:
+    def __init__(
+        self,
+        label: Label,
+        opened: Callable[[tuple[int, ...]], Opened],
+        close: Callable[[], None] | None = None,
+    ) -> None:
         self.label = label
+        self._close = close
         self._opened = opened
         self._function: Callable[[Array], Answers] | None = None
         self._inputs: Array = np.empty(0)
@@ -222,155 +228,14 @@ class FunctionCase:
 
     def close(self) -> None:
         """Drop the function and what it holds."""
+        if self._function is not None and self._close is not None:
+            self._close()
         self._function = None
-
-
-CPU_PEERS: Final = (
-    "eager",
-    "openvino",
-    "openvino-bf16",
-    "openvino-fp16",
-    "openvino-int8",
-    "onnxruntime",
-    "onnxruntime-int8",
-)
-"""What ``--against`` knows on a CPU: PyTorch's eager FP32, and each backend's library on the file that the runtime
-gives it."""
-
-
-def cpu_cases(subject: Subject, batch: int, against: Sequence[str] | None) -> list[Case]:
-    """The reference, this runtime on each backend with the variants that it computes natively, and the peers.
-
-    Args:
-        subject: what is measured.
-        batch: of every case.
-        against: names of peers; None: eager, and for each of the runtime's cases the same work by the library's API.
-    """
-    own: list[Case] = []
-    for name in BACKENDS:
-        own += _runtime_cases(subject, batch, facts_of(name))
-    wanted = against
-    if wanted is None:
-        wanted = ["eager", *(case.label.yardstick for case in own if case.label.yardstick is not None)]
-    peers = [cpu_peer(subject, batch, name) for name in dict.fromkeys(wanted)]
-    eager = [case for case in peers if case.label.name == "eager"]
-    return [*eager, *own, *(case for case in peers if case.label.name != "eager")]
-
-
-def cpu_peer(subject: Subject, batch: int, name: str) -> Case:
-    """One peer; where it cannot run here, a case that says so.
-
-    Args:
-        subject: what is measured.
-        batch: of the case.
-        name: of a peer.
-    """
-    if name not in CPU_PEERS:
-        return MissingCase(_label(name, batch, None), f"{name} runs on a GPU, and there is none here that can be used")
-    if name == "eager":
-        return _eager_case(subject, batch)
-    backend, _, precision = name.partition("-")
-    facts = facts_of(backend)
-    variant = native_variant(subject.bundle.manifest.variants, facts, precision or "fp32")
-    if isinstance(variant, str):
-        return MissingCase(_label(name, batch, None), variant)
-
-    def opened(shape: tuple[int, ...]) -> Opened:
-        return _OWN[backend](subject.bundle, variant, shape)
-
-    return FunctionCase(_label(name, batch, variant), opened)
-
-
-def native_variant(variants: Iterable[Variant], facts: BackendFacts, precision: str) -> Variant | str:
-    """The variant of a precision that the backend computes natively, or why there is none, in a sentence."""
-    if facts.missing is not None:
-        return facts.missing
-    if facts.precisions.get(precision) != NATIVE:
-        return f"{facts.name} does not compute {precision} natively on this CPU"
-    held = [item for item in variants if item.precision == precision and misfit(item, facts) is None]
-    return held[0] if held else f"the bundle has no {precision} variant for {facts.name}"
-
-
-def peer_name(library: str, precision: str) -> str:
-    """Of a library's own API, as ``--against`` knows it."""
-    return library if precision == "fp32" else f"{library}-{precision}"
-
-
-def _label(name: str, batch: int, variant: Variant | None, yardstick: str | None = None) -> Label:
-    limits = Limits() if variant is None else variant.gate.limits
-    return Label(name=name, batch=batch, timed=WHOLE_CALL, limits=limits, yardstick=yardstick)
-
-
-def _runtime_cases(subject: Subject, batch: int, facts: BackendFacts) -> list[Case]:
-    if facts.missing is not None:
-        return [MissingCase(_label(f"runtime-{facts.name}", batch, None), facts.missing)]
-    found: list[Case] = []
-    for precision in facts.precisions:
-        variant = native_variant(subject.bundle.manifest.variants, facts, precision)
-        if not isinstance(variant, str):
-            found.append(_runtime_case(subject, batch, facts.name, variant))
-    return found
-
-
-def _runtime_case(subject: Subject, batch: int, backend: str, variant: Variant) -> Case:
-    label = _label(f"runtime-{backend}-{variant.id}", batch, variant, peer_name(backend, variant.precision))
-    bundle = subject.bundle
-    return SessionCase(label, bundle, variant, lambda: backend_from_variant(bundle, variant, backend))
-
-
-def _eager_case(subject: Subject, batch: int) -> Case:
-    from resnet_export.options import DEFAULT_LIMITS
-
-    label = Label(name="eager", batch=batch, timed=WHOLE_CALL, limits=DEFAULT_LIMITS["fp32"])
-    network = subject.network
-    if network is None:
-        return MissingCase(label, NEEDS_MODEL)
-    if network.fixed_batch not in (None, batch):
-        return MissingCase(label, f"the model takes batches of {network.fixed_batch} alone")
-    return FunctionCase(label, lambda shape: (network.answers, network.description))
 
 
 NEEDS_MODEL: Final = "it needs the checkpoint: give --model model.pt"
 
 
-def _own_openvino(bundle: Bundle, variant: Variant, shape: tuple[int, ...]) -> Opened:
-    """An infer request of a model with a static shape that is kept, with the hint for latency."""
-    import openvino
-
-    from resnet_runtime.backends.openvino import HINTS
-
-    core = openvino.Core()
-    model = core.read_model(bundle.read(variant.file))
-    model.reshape(list(shape))
-    config = {"INFERENCE_PRECISION_HINT": HINTS[variant.precision], "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(model, "CPU", config)
-    request = compiled.create_infer_request()
-    ports = [(output.name, compiled.output(output.name)) for output in bundle.manifest.outputs]
-
-    def answers(batch: Array) -> Answers:
-        found = request.infer({0: batch}, share_inputs=True)
-        return {name: np.asarray(found[port]) for name, port in ports}
-
-    return answers, f"OpenVINO {openvino.get_version()}, {variant.precision}, static shape, hint LATENCY"
-
-
-def _own_onnxruntime(bundle: Bundle, variant: Variant, shape: tuple[int, ...]) -> Opened:
-    """An inference session with its defaults."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(bundle.read(variant.file), options, providers=["CPUExecutionProvider"])
-    name = bundle.manifest.input.name
-    outputs = [output.name for output in bundle.manifest.outputs]
-
-    def answers(batch: Array) -> Answers:
-        return dict(zip(outputs, session.run(outputs, {name: batch}), strict=True))
-
-    return answers, f"ONNX Runtime {onnxruntime.__version__}, {variant.precision}, defaults, {shape[0]} at once"
-
-
-_OWN: Final[Mapping[str, Callable[[Bundle, Variant, tuple[int, ...]], Opened]]] = {
-    "openvino": _own_openvino,
-    "onnxruntime": _own_onnxruntime,
-}
+def peer_name(library: str, precision: str) -> str:
+    """Of a library's own API, as ``--against`` knows it."""
+    return library if precision == "fp32" else f"{library}-{precision}"

@@ -135,7 +135,7 @@ def _measured(
 def _planned(subject: Subject, names: Sequence[str] | None, gpu: ThisGpu | None) -> Callable[[int], list[Case]]:
     """The cases of a batch size on this host."""
     if gpu is None:
-        from .cases import cpu_cases
+        from .cpu_cases import cpu_cases
 
         return lambda batch: cpu_cases(subject, batch, names)
     from .gpu_cases import gpu_cases

@@ -53,7 +53,7 @@ Peer: TypeAlias = Callable[[PeerInput], Logits]
 def onnx_from_network(network: nn.Module, shape: tuple[int, int, int], path: Path) -> Path:
     """Write what ``torch.onnx.export`` makes of a network, with a dynamic batch; return the path."""
     example = (torch.zeros(2, *shape),)
-    with _silence():
+    with silence():
         torch.onnx.export(
             network,
             example,
@@ -69,6 +69,12 @@ def onnx_from_network(network: nn.Module, shape: tuple[int, int, int], path: Pat
 
 
 def onnxruntime_peer(given: PeerInput, *, method: str, per_channel: bool) -> Logits:
+    """``onnxruntime_file``, run with the session's defaults."""
+    session = onnxruntime_session(onnxruntime_file(given, method=method, per_channel=per_channel))
+    return lambda batch: np.asarray(session.run(["logits"], {"input": batch})[0])
+
+
+def onnxruntime_file(given: PeerInput, *, method: str, per_channel: bool) -> Path:
     """``quant_pre_process`` and ``quantize_static``: QDQ, activations uint8, weights int8, as for x86 with VNNI.
 
     Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html and the docstring of
@@ -90,7 +96,7 @@ def onnxruntime_peer(given: PeerInput, *, method: str, per_channel: bool) -> Log
         def get_next(self) -> dict[str, Float32] | None:
             return next(images, None)
 
-    with _silence():
+    with silence():
         quant_pre_process(str(given.onnx), str(prepared))
         quantization.quantize_static(
             str(prepared),
@@ -102,20 +108,29 @@ def onnxruntime_peer(given: PeerInput, *, method: str, per_channel: bool) -> Log
             per_channel=per_channel,
             calibrate_method=methods[method],
         )
-    return _onnxruntime_logits(quantized)
+    return quantized
 
 
-def _onnxruntime_logits(path: Path) -> Logits:
+def onnxruntime_session(path: Path) -> Any:
+    """An ``InferenceSession`` on the CPU with its defaults."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda batch: np.asarray(session.run(["logits"], {"input": batch})[0])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def nncf_peer(given: PeerInput, *, preset: str | None, minmax: bool) -> Logits:
-    """``openvino.convert_model`` of the module and ``nncf.quantize``, run by OpenVINO.
+    """``nncf_model``, run by OpenVINO in FP32 between what is quantized."""
+    import openvino
+
+    model = nncf_model(given, preset=preset, minmax=minmax)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: np.array(compiled(batch)[0])
+
+
+def nncf_model(given: PeerInput, *, preset: str | None, minmax: bool) -> Any:
+    """``openvino.convert_model`` of the module and ``nncf.quantize``.
 
     Source: https://docs.openvino.ai, "Basic Quantization Flow", and the README of NNCF.
 
@@ -135,17 +150,15 @@ def nncf_peer(given: PeerInput, *, preset: str | None, minmax: bool) -> Logits:
     if minmax:
         ranges = RangeEstimatorParametersSet.MINMAX
         advanced = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=ranges)
-    with _silence():
+    with silence():
         model = openvino.convert_model(given.network, example_input=torch.zeros(1, *shape), input=[-1, *shape])
-        quantized = nncf.quantize(
+        return nncf.quantize(
             model,
             nncf.Dataset([image[None] for image in given.calibration]),
             preset=None if preset is None else nncf.QuantizationPreset(preset),
             subset_size=len(given.calibration),
             advanced_parameters=advanced,
         )
-    compiled = openvino.Core().compile_model(quantized, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda batch: np.array(compiled(batch)[0])
 
 
 def modelopt_peer(given: PeerInput) -> Logits:
@@ -162,7 +175,7 @@ def modelopt_peer(given: PeerInput) -> Logits:
             model(batch)
 
     network = copy.deepcopy(given.network)
-    with _silence(), torch.no_grad():
+    with silence(), torch.no_grad():
         quantized = mtq.quantize(network, mtq.INT8_DEFAULT_CFG, forward_loop)
     return logits_from_module(quantized)
 
@@ -204,7 +217,7 @@ def peer_versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keep progress bars and notes off the terminal; what goes wrong is raised, and that is what a row says."""
     import logging
     import warnings

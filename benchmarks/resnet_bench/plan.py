@@ -11,7 +11,8 @@ from typing import Final
 from resnet_runtime.bundle import CheckData
 from resnet_runtime.manifest import Manifest
 
-from .cases import CPU_PEERS, Case, RunError
+from .cases import Case, RunError
+from .cpu_cases import CPU_PEERS
 from .gpu_peers import BARE, GPU_PEERS
 from .speed import Clock, LoopOptions, Row, measure
 

@@ -9,41 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_bench.cases import CPU_PEERS, MissingCase, Subject, cpu_cases, cpu_peer, native_variant, peer_name
+from resnet_bench.cases import MissingCase, Subject, peer_name
+from resnet_bench.cpu_cases import CPU_PEERS, cpu_cases, cpu_peer, native_variant
 from resnet_bench.eager_network import network_from_file
 from resnet_bench.networks import live_resnet
 from resnet_bench.speed import MEASURED, LoopOptions, measure
-from resnet_export import ExportOptions, ModelOptions, PreprocessingOptions, bundle_from_checkpoint
 from resnet_export.errors import RequestError
 from resnet_runtime.backends.base import BackendFacts
-from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import UnavailableError
+from tests.bench.tiny_subject import exported
 from tests.export.models import TINY
 
 QUICK = LoopOptions(rounds=1, visit_seconds=0.0, warmup_seconds=0.0)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("run") / "tiny.pt"
-    torch.save(live_resnet(TINY, size=32).state_dict(), path)
-    return path
-
-
-def exported(checkpoint: Path, folder: Path, *, in_graph: bool = False) -> Bundle:
-    options = ExportOptions(
-        model=ModelOptions(input_shape=(3, 32, 32)),
-        preprocessing=PreprocessingOptions(in_graph=in_graph),
-        variants=("fp32",),
-        engines=None,
-    )
-    return Bundle.open(bundle_from_checkpoint(checkpoint, folder / "tiny.bundle", options).path)
-
-
-@pytest.fixture(scope="module")
-def subject(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    bundle = exported(checkpoint, tmp_path_factory.mktemp("run"))
-    return Subject(bundle=bundle, check=bundle.check_data(), network=network_from_file(checkpoint, bundle))
 
 
 def test_every_case_computes_what_the_model_computes(subject: Subject) -> None:

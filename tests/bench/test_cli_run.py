@@ -96,7 +96,7 @@ def test_answers_that_are_not_the_model_s_are_failed_rows(folder: Path, tmp_path
         (["--batch", "1,x"], "--batch is '1,x': give sizes such as 1,8,32"),
         (["--batch", "0"], "--batch is '0': give sizes such as 1,8,32"),
         (["--batch", "1,100000"], "and --batch asks for 100000: leave that out"),
-        (["--against", "eager,tensorflow"], "--against has 'tensorflow', and knows eager, openvino"),
+        (["--against", "eager,tensorflow"], "--against has 'tensorflow', and knows eager, eager-bf16"),
         (["--model", "none.pt"], "none.pt"),
     ],
 )
