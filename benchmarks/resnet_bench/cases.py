@@ -50,10 +50,11 @@ class Label:
 
     Attributes:
         name: as ``--against`` knows it, if it is a peer.
-        batch: how many samples a call answers.
-        timed: ``WHOLE_CALL``, ``WITH_TRANSFERS`` or ``WITHOUT_TRANSFERS``.
+        batch: how many samples are answered together.
+        timed: ``WHOLE_CALL``, ``WITH_TRANSFERS`` or ``WITHOUT_TRANSFERS``; or how many batches are under way at once.
         limits: what its answers are held to.
         yardstick: the name of the case that does the same work without the runtime, timed alike; None: there is none.
+        calls: how many batches a call of the case answers. What is timed is given for one of them.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Label:
     timed: str
     limits: Limits
     yardstick: str | None = None
+    calls: int = 1
 
 
 class Case(Protocol):

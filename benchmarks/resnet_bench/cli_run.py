@@ -13,6 +13,7 @@ from resnet_runtime.errors import DetailedError
 
 if TYPE_CHECKING:
     from .cases import Case, Subject
+    from .cold_start import ColdStart
     from .gpu_host import ThisGpu
     from .speed import LoopOptions, Row
 
@@ -36,6 +37,14 @@ _GPU_BATCHES = (1, 8, 32, 128, 256)
 )
 @click.option("--against", metavar="NAME,...", help="Peers to compare with, or none.  [default: all that run here]")
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--cold-starts",
+    default=5,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(0),
+    help="Rounds of whole processes, from their start to the first answer; 0: none.",
+)
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="Keep the raw samples.")
 def run_command(
     bundle: Path,
@@ -44,25 +53,28 @@ def run_command(
     batches: str | None,
     against: str | None,
     rounds: int,
+    cold_starts: int,
     json_file: Path | None,
 ) -> None:
     """Time BUNDLE on this host, in rounds in which every way to run its network has its turn.
 
     Answers are checked first. On a host with a GPU: this runtime with transfers and without, with CUDA graphs and
-    without, a bare loop over each engine, and the peers there. On another host: this runtime on each backend, the
-    backends' own libraries, and eager PyTorch.
+    without, a bare loop over each engine, and the peers there. On another host: this runtime on each backend, for
+    latency and for throughput, the backends' own libraries, and eager PyTorch. Then what a new process takes to its
+    first answer, and how much memory.
     """
+    from .cold_start import cold_start_table
     from .speed import LoopOptions
     from .speed_table import speed_table
 
     options = LoopOptions(rounds=rounds)
     sizes = None if batches is None else _sizes(batches)
     try:
-        figures, rows = _measured(bundle, model, trust, sizes, against, options)
+        figures, rows, starts = _measured(bundle, model, trust, sizes, against, options, cold_starts)
     except DetailedError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(error.exit_status) from None
-    for line in speed_table(rows, options):
+    for line in (*speed_table(rows, options), *cold_start_table(starts)):
         click.echo(line)
     if json_file is not None:
         _keep(json_file, figures)
@@ -88,8 +100,9 @@ def _measured(
     batches: tuple[int, ...] | None,
     against: str | None,
     options: LoopOptions,
-) -> tuple[dict[str, Any], list[Row]]:
-    """The figures of the record, and the rows.
+    start_rounds: int,
+) -> tuple[dict[str, Any], list[Row], list[ColdStart]]:
+    """The figures of the record, the rows, and the processes.
 
     Raises:
         DetailedError: the bundle or the model cannot be read, or something was asked for that is nowhere.
@@ -97,6 +110,7 @@ def _measured(
     from resnet_runtime.bundle import Bundle
 
     from .cases import Subject
+    from .cold_start import cold_start_json, cold_starts, measure_cold_starts
     from .gpu_host import ThisGpu, has_gpu
     from .plan import checked_batches, checked_names, run
     from .speed_figures import row_json
@@ -114,6 +128,8 @@ def _measured(
     rows = run(
         _planned(subject, names, gpu), sizes, subject.check, options, tell=lambda text: click.echo(text, err=True)
     )
+    starts = cold_starts(subject, model) if start_rounds else []
+    measure_cold_starts(starts, subject.check, start_rounds, tell=lambda text: click.echo(text, err=True))
     for size in dropped:
         largest = bundle.manifest.input.batch.largest
         click.echo(f"batch {size} is left out: the bundle's largest is {largest}", err=True)
@@ -126,10 +142,12 @@ def _measured(
             "batches": list(sizes),
             "left_out": list(dropped),
             "against": names,
+            "cold_starts": start_rounds,
         },
         "rows": [row_json(row, rows) for row in rows],
+        "cold_starts": [cold_start_json(start, starts) for start in starts],
     }
-    return figures, rows
+    return figures, rows, starts
 
 
 def _planned(subject: Subject, names: Sequence[str] | None, gpu: ThisGpu | None) -> Callable[[int], list[Case]]:

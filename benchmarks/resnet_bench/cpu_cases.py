@@ -15,9 +15,12 @@ from resnet_export.options import DEFAULT_LIMITS
 from resnet_runtime.backends import BACKENDS, facts_of
 from resnet_runtime.backends.base import NATIVE, BackendFacts, misfit
 from resnet_runtime.bundle import Bundle
+from resnet_runtime.errors import UnavailableError
 from resnet_runtime.manifest import Limits, Variant
+from resnet_runtime.selection import choose
 from resnet_runtime.session import backend_from_variant
 
+from .bursts import THROUGHPUT_PEERS, burst_peers, runtime_bursts
 from .cases import (
     WHOLE_CALL,
     Answers,
@@ -47,12 +50,14 @@ SAME_FILES: Final = (
 )
 """Each backend's library on the file that the runtime gives it: tuned by hand, and with its defaults."""
 
-CPU_PEERS: Final = (*OTHERS, *SAME_FILES)
+CPU_PEERS: Final = (*OTHERS, *SAME_FILES, *THROUGHPUT_PEERS)
 """What ``--against`` knows on a CPU."""
 
 
 def cpu_cases(subject: Subject, batch: int, against: Sequence[str] | None) -> list[Case]:
     """The reference, this runtime on each backend with the variants that it computes natively, and the peers.
+
+    For throughput it is what ``auto`` takes.
 
     Args:
         subject: what is measured.
@@ -62,10 +67,16 @@ def cpu_cases(subject: Subject, batch: int, against: Sequence[str] | None) -> li
     own: list[Case] = []
     for name in BACKENDS:
         own += _runtime_cases(subject, batch, facts_of(name))
+    own += _bursts_of_auto(subject, batch)
     wanted = against
     if wanted is None:
         wanted = ["eager", *(case.label.yardstick for case in own if case.label.yardstick is not None)]
-    peers = [cpu_peer(subject, batch, name) for name in dict.fromkeys(wanted)]
+    peers: list[Case] = []
+    for name in dict.fromkeys(wanted):
+        if name in THROUGHPUT_PEERS:
+            peers += burst_peers(subject, batch, name, native_variant)
+        else:
+            peers.append(cpu_peer(subject, batch, name))
     eager = [case for case in peers if case.label.name == "eager"]
     return [*eager, *own, *(case for case in peers if case.label.name != "eager")]
 
@@ -122,6 +133,18 @@ def _runtime_cases(subject: Subject, batch: int, facts: BackendFacts) -> list[Ca
         if not isinstance(variant, str):
             found.append(_runtime_case(subject, batch, facts.name, variant))
     return found
+
+
+def _bursts_of_auto(subject: Subject, batch: int) -> list[Case]:
+    """For throughput, what ``auto`` takes here: every variant would be minutes, and the others are slower."""
+    manifest = subject.bundle.manifest
+    try:
+        choice = choose(manifest, [facts_of(name) for name in BACKENDS])
+    except UnavailableError:
+        return []  # the rows of the backends say why
+    variant = manifest.variant(choice.variant)
+    assert variant is not None
+    return runtime_bursts(subject, batch, choice.backend, variant)
 
 
 def _runtime_case(subject: Subject, batch: int, backend: str, variant: Variant) -> Case:

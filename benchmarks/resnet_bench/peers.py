@@ -210,7 +210,7 @@ PEERS: Final[Mapping[str, Peer]] = MappingProxyType(
 def peer_versions() -> dict[str, str]:
     """The versions of the peers' distributions; those that are not installed are left out."""
     versions = {}
-    for name in ("onnxruntime", "nncf", "openvino", "nvidia-modelopt"):
+    for name in ("onnxruntime", "nncf", "openvino", "nvidia-modelopt", "torchao"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions

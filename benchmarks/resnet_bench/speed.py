@@ -69,8 +69,8 @@ class Row:
         parity: its answers beside eager's.
         steady: whether it came to a steady speed before it was measured.
         calls: in a sample.
-        samples: seconds a call by the wall clock: a list a round.
-        device: seconds a call by the device's clock: a figure a round; empty where there is no such clock.
+        samples: seconds a batch by the wall clock: a list a round.
+        device: seconds a batch by the device's clock: a figure a round; empty where there is no such clock.
     """
 
     label: Label
@@ -214,7 +214,7 @@ def _round(running: list[tuple[Case, Row]], options: LoopOptions, clock: Clock, 
         try:
             rest()
             samples[id(row)] += _visit(case, row.calls, options.visit_seconds, clock)
-            found = case.device_seconds(_calls(options.visit_seconds, samples[id(row)][-1]))
+            found = case.device_seconds(_calls(options.visit_seconds, samples[id(row)][-1] * case.label.calls))
         except Exception as error:  # as above
             row.refuse(error)
         else:
@@ -227,7 +227,7 @@ def _round(running: list[tuple[Case, Row]], options: LoopOptions, clock: Clock, 
 
 
 def _visit(case: Case, calls: int, seconds: float, clock: Clock) -> list[float]:
-    """Samples, in seconds a call, after a call that is not timed."""
+    """Samples, in seconds a batch, after a call that is not timed."""
     case.call()
     found: list[float] = []
     end = clock() + seconds
@@ -235,7 +235,7 @@ def _visit(case: Case, calls: int, seconds: float, clock: Clock) -> list[float]:
         start = clock()
         for _ in range(calls):
             case.call()
-        found.append((clock() - start) / calls)
+        found.append((clock() - start) / (calls * case.label.calls))
     return found
 
 

@@ -24,7 +24,7 @@ _DIGITS: Final = 9
 
 @dataclass(frozen=True)
 class Timing:
-    """What one clock says of a row, in seconds a call.
+    """What one clock says of a row, in seconds a batch.
 
     Attributes:
         clock: ``WALL``: each call is waited for. ``DEVICE``: calls are queued one behind the other.

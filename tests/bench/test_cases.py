@@ -45,7 +45,7 @@ def test_a_runtime_s_case_has_its_library_as_the_yardstick(subject: Subject) -> 
 
 
 def test_against_chooses_the_peers(subject: Subject) -> None:
-    runtime = ["runtime-openvino-fp32", "runtime-onnxruntime-fp32"]
+    runtime = ["runtime-openvino-fp32", "runtime-onnxruntime-fp32", *["runtime-openvino-fp32-throughput"] * 2]
     assert [case.label.name for case in cpu_cases(subject, 1, ())] == runtime
     chosen = [case.label.name for case in cpu_cases(subject, 1, ("onnxruntime", "eager", "onnxruntime"))]
     assert chosen == ["eager", *runtime, "onnxruntime"]

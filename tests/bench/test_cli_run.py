@@ -44,17 +44,20 @@ def test_a_run_prints_its_rows_and_keeps_its_samples(folder: Path, tmp_path: Pat
     record_file = tmp_path / "run.json"
     result = run(
         folder / "tiny.bundle", "--model", folder / "tiny.pt", "--batch", "1,2", "--rounds", 2,
-        "--against", "eager,openvino,compile-fp16", "--json", record_file,
+        "--against", "eager,openvino,compile-fp16", "--cold-starts", 1, "--json", record_file,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].split()[:4] == ["case", "batch", "timed", "clock"]
-    assert [line.split()[:2] for line in lines[1:9]] == [
-        [name, batch]
-        for batch in ("1", "2")
-        for name in ("eager", "runtime-openvino-fp32", "runtime-onnxruntime-fp32", "openvino")
-    ]
-    assert all("the call  wall" in line for line in lines[1:9])
+    throughput = ["runtime-openvino-fp32-throughput"] * 2
+    names = ["eager", "runtime-openvino-fp32", "runtime-onnxruntime-fp32", *throughput, "openvino"]
+    assert [line.split()[:2] for line in lines[1:13]] == [[name, batch] for batch in ("1", "2") for name in names]
+    assert all(("at once" in line) == ("throughput" in line) for line in lines[1:13])
+    (heading,) = [index for index, line in enumerate(lines) if line.startswith("from a new process")]
+    cold = ["runtime", "runtime, first time", "eager", "openvino, fp32", "onnxruntime, fp32"]
+    for line, name in zip(lines[heading + 1 :], cold, strict=False):
+        assert line.startswith(f"{name}  ")
+        assert " MB" in line
     assert "compile-fp16, the call, batch 1, 2: cannot run here: compile-fp16 runs on a GPU" in result.stdout
     kept = json.loads(record_file.read_text())
     assert kept["kind"] == "run"
@@ -65,7 +68,9 @@ def test_a_run_prints_its_rows_and_keeps_its_samples(folder: Path, tmp_path: Pat
     assert figures["gpu"] is None
     assert figures["settings"]["rounds"] == 2
     assert figures["settings"]["batches"] == [1, 2]
-    assert len(figures["rows"]) == 10
+    assert len(figures["rows"]) == 14
+    assert [start["name"] for start in figures["cold_starts"]] == cold
+    assert all(len(start["seconds"]) == 2 for start in figures["cold_starts"])
     for row in figures["rows"]:
         measured = row["name"] != "compile-fp16"
         assert row["state"] == ("measured" if measured else "unavailable")
