@@ -15,6 +15,7 @@ import click
 import resnet_export
 from resnet_runtime.errors import DetailedError
 
+from .cli_compare import compare_command
 from .cli_run import run_command
 
 _JSON = click.option(
@@ -29,6 +30,7 @@ def command() -> None:
 
 
 command.add_command(run_command)
+command.add_command(compare_command)
 
 
 def main() -> None:

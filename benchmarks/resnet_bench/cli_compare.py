@@ -1,0 +1,38 @@
+"""``resnet-bench compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from resnet_runtime.errors import DetailedError
+
+
+@click.command("compare")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option("--other-host", is_flag=True, help="Even if they are of different hosts.")
+def compare_command(old: Path, new: Path, other_host: bool) -> None:
+    """What became slower from the record OLD to the record NEW; exit status 1 where something did.
+
+    Each row's ratio to eager is compared, which its own run measured in the same rounds; a row has changed where the
+    two intervals have nothing in common.
+    """
+    from .compare import GONE, SLOWER, changes, check_same_host, compare_table, record_from_file
+
+    try:
+        before, after = record_from_file(old), record_from_file(new)
+        if not other_host:
+            check_same_host(before, after)
+    except DetailedError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(error.exit_status) from None
+    found = changes(before, after)
+    for line in compare_table(found):
+        click.echo(line)
+    slower = [change for change in found if change.verdict == SLOWER]
+    gone = [change for change in found if change.verdict == GONE]
+    click.echo(f"{len(found)} rows: {len(slower)} slower, {len(gone)} not measured any more")
+    if slower:
+        raise SystemExit(1)
