@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ _GPU_BATCHES = (1, 8, 32, 128, 256)
     help="Rounds of whole processes, from their start to the first answer; 0: none.",
 )
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="Keep the raw samples.")
+@click.option("--html", "html_file", metavar="FILE", type=click.Path(path_type=Path), help="Write a report.")
+@click.option("--png", "png_file", metavar="FILE", type=click.Path(path_type=Path), help="Write its first picture.")
 def run_command(
     bundle: Path,
     model: Path | None,
@@ -55,6 +58,8 @@ def run_command(
     rounds: int,
     cold_starts: int,
     json_file: Path | None,
+    html_file: Path | None,
+    png_file: Path | None,
 ) -> None:
     """Time BUNDLE on this host, in rounds in which every way to run its network has its turn.
 
@@ -76,8 +81,7 @@ def run_command(
         raise SystemExit(error.exit_status) from None
     for line in (*speed_table(rows, options), *cold_start_table(starts)):
         click.echo(line)
-    if json_file is not None:
-        _keep(json_file, figures)
+    _keep(figures, json_file, html_file, png_file)
     if any(row.state == "failed" for row in rows):
         raise SystemExit(1)
 
@@ -114,6 +118,7 @@ def _measured(
     from .gpu_host import ThisGpu, has_gpu
     from .plan import checked_batches, checked_names, run
     from .speed_figures import row_json
+    from .watch import Watch
 
     names = None if against is None else checked_names(against)
     bundle = Bundle.open(path)
@@ -125,9 +130,13 @@ def _measured(
 
         network = network_from_file(model, bundle, trust=trust)
     subject = Subject(bundle=bundle, check=bundle.check_data(), network=network)
+    watch = Watch()
     rows = run(
         _planned(subject, names, gpu), sizes, subject.check, options, tell=lambda text: click.echo(text, err=True)
     )
+    noticed = watch.noticed(rows)
+    for text in noticed:
+        click.echo(f"noticed: {text}", err=True)
     starts = cold_starts(subject, model) if start_rounds else []
     measure_cold_starts(starts, subject.check, start_rounds, tell=lambda text: click.echo(text, err=True))
     for size in dropped:
@@ -144,10 +153,27 @@ def _measured(
             "against": names,
             "cold_starts": start_rounds,
         },
+        "kept_higher": {
+            variant.id: [dataclasses.asdict(layer) for layer in variant.kept_higher]
+            for variant in bundle.manifest.variants
+        },
+        "command": _command(path, model, sizes, against, options, start_rounds),
+        "noticed": noticed,
         "rows": [row_json(row, rows) for row in rows],
         "cold_starts": [cold_start_json(start, starts) for start in starts],
     }
     return figures, rows, starts
+
+
+def _command(
+    path: Path, model: Path | None, sizes: Sequence[int], against: str | None, options: LoopOptions, start_rounds: int
+) -> str:
+    """What to type to measure the same again; files by their names alone."""
+    parts = ["resnet-bench", "run", path.name]
+    parts += [] if model is None else ["--model", model.name]
+    parts += ["--batch", ",".join(map(str, sizes))]
+    parts += [] if against is None else ["--against", against]
+    return shlex.join([*parts, "--rounds", str(options.rounds), "--cold-starts", str(start_rounds)])
 
 
 def _planned(subject: Subject, names: Sequence[str] | None, gpu: ThisGpu | None) -> Callable[[int], list[Case]]:
@@ -162,11 +188,22 @@ def _planned(subject: Subject, names: Sequence[str] | None, gpu: ThisGpu | None)
     return lambda batch: gpu_cases(subject, batch, None if names is None else tuple(names), gpu, GPU_PEERS)
 
 
-def _keep(path: Path, figures: dict[str, Any]) -> None:
+def _keep(figures: dict[str, Any], json_file: Path | None, html_file: Path | None, png_file: Path | None) -> None:
+    """The record first: it is what the others are made of."""
     from .cli import record_of, write_record
     from .peers import peer_versions
     from .plan import gpu_versions
+    from .run_page import page_from_record, png_from_record
 
     record = record_of("run", figures)
     record["tools"] |= peer_versions() | gpu_versions()
-    write_record(path, record)
+    if json_file is not None:
+        write_record(json_file, record)
+    if html_file is not None:
+        html_file.write_bytes(page_from_record(record))
+    if png_file is not None:
+        try:
+            png_from_record(record, png_file)
+        except DetailedError as error:
+            click.echo(f"Error: {error}", err=True)
+            raise SystemExit(error.exit_status) from None
