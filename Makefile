@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mutate test test-slow test-gpu lint types format bench clean
+.PHONY: help demo mutate test test-slow test-gpu lint types format bench bench-costs clean
 
 help:  ## What there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
@@ -40,7 +40,11 @@ format: .venv/installed  ## Mend what ruff can mend.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed  ## What an export, a call and an import cost on this machine.
+bench: .venv/installed  ## How fast a ResNet-50 answers here, beside all else one would pick: build/bench.{json,html,png}.
+	@mkdir -p build
+	$(BIN)/resnet-bench run --against all --rounds 5 --cold-starts 3 --json build/bench.json --html build/bench.html --png build/bench.png
+
+bench-costs: .venv/installed  ## What an export, a call and an import cost on this machine.
 	$(BIN)/resnet-bench import
 	$(BIN)/resnet-bench overhead
 	$(BIN)/resnet-bench export

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ _GPU_BATCHES = (1, 8, 32, 128, 256)
 
 
 @click.command("run")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--model",
     metavar="FILE",
@@ -36,7 +37,11 @@ _GPU_BATCHES = (1, 8, 32, 128, 256)
 @click.option(
     "--batch", "batches", metavar="N,...", help="Batch sizes.  [default: 1,8 on a CPU, 1,8,32,128,256 on a GPU]"
 )
-@click.option("--against", metavar="NAME,...", help="Peers to compare with, or none.  [default: all that run here]")
+@click.option(
+    "--against",
+    metavar="NAME,...",
+    help="Peers to compare with, all, or none.  [default: eager, and each backend's own library]",
+)
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(1))
 @click.option(
     "--cold-starts",
@@ -50,7 +55,7 @@ _GPU_BATCHES = (1, 8, 32, 128, 256)
 @click.option("--html", "html_file", metavar="FILE", type=click.Path(path_type=Path), help="Write a report.")
 @click.option("--png", "png_file", metavar="FILE", type=click.Path(path_type=Path), help="Write its first picture.")
 def run_command(
-    bundle: Path,
+    bundle: Path | None,
     model: Path | None,
     trust: bool,
     batches: str | None,
@@ -61,7 +66,7 @@ def run_command(
     html_file: Path | None,
     png_file: Path | None,
 ) -> None:
-    """Time BUNDLE on this host, in rounds in which every way to run its network has its turn.
+    """Time BUNDLE [a ResNet-50, exported for it] on this host: in each round every way to run its network has its turn.
 
     Answers are checked first. On a host with a GPU: this runtime with transfers and without, with CUDA graphs and
     without, a bare loop over each engine, and the peers there. On another host: this runtime on each backend, for
@@ -75,7 +80,8 @@ def run_command(
     options = LoopOptions(rounds=rounds)
     sizes = None if batches is None else _sizes(batches)
     try:
-        figures, rows, starts = _measured(bundle, model, trust, sizes, against, options, cold_starts)
+        with _given(bundle, model) as (path, checkpoint):
+            figures, rows, starts = _measured(path, checkpoint, trust, sizes, against, options, cold_starts)
     except DetailedError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(error.exit_status) from None
@@ -84,6 +90,21 @@ def run_command(
     _keep(figures, json_file, html_file, png_file)
     if any(row.state == "failed" for row in rows):
         raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _given(bundle: Path | None, model: Path | None) -> Iterator[tuple[Path, Path | None]]:
+    """The bundle and the checkpoint; where none is given, those of ``standard``."""
+    if bundle is not None:
+        yield bundle, model
+        return
+    if model is not None:
+        raise click.UsageError("--model is the checkpoint of a BUNDLE: give that too, or neither")
+    from .standard import standard_bundle
+
+    click.echo("exporting a ResNet-50 to measure", err=True)
+    with standard_bundle() as found:
+        yield found
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -178,14 +199,18 @@ def _command(
 
 def _planned(subject: Subject, names: Sequence[str] | None, gpu: ThisGpu | None) -> Callable[[int], list[Case]]:
     """The cases of a batch size on this host."""
-    if gpu is None:
-        from .cpu_cases import cpu_cases
+    from .plan import ALL
 
-        return lambda batch: cpu_cases(subject, batch, names)
+    if gpu is None:
+        from .cpu_cases import CPU_PEERS, cpu_cases
+
+        wanted = CPU_PEERS if names == (ALL,) else names
+        return lambda batch: cpu_cases(subject, batch, wanted)
     from .gpu_cases import gpu_cases
     from .gpu_peers import GPU_PEERS
 
-    return lambda batch: gpu_cases(subject, batch, None if names is None else tuple(names), gpu, GPU_PEERS)
+    chosen = None if names is None or names == (ALL,) else tuple(names)
+    return lambda batch: gpu_cases(subject, batch, chosen, gpu, GPU_PEERS)
 
 
 def _keep(figures: dict[str, Any], json_file: Path | None, html_file: Path | None, png_file: Path | None) -> None:

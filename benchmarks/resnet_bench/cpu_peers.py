@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from resnet_export.options import DEFAULT_LIMITS
+from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import UnavailableError
 from resnet_runtime.manifest import Limits
 
@@ -130,8 +132,7 @@ def _nncf(subject: Subject, shape: tuple[int, ...]) -> Opened:
     import nncf
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        model = nncf_model(_given(subject, Path(folder)), preset=None, minmax=False)
+    model = _made_once(_NNCF, subject, lambda given: nncf_model(given, preset=None, minmax=False)).clone()
     model.reshape(list(shape))
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
@@ -148,9 +149,10 @@ def _own_int8_of_onnxruntime(subject: Subject, shape: tuple[int, ...]) -> Opened
     """``quantize_static`` with its default calibration, run with the session's defaults."""
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = onnxruntime_file(_given(subject, Path(folder)), method="minmax", per_channel=False)
-        session = onnxruntime_session(path)
+    data = _made_once(
+        _ONNXRUNTIME, subject, lambda given: onnxruntime_file(given, method="minmax", per_channel=False).read_bytes()
+    )
+    session = onnxruntime_session(data)
     name = session.get_inputs()[0].name
     names = [output.name for output in subject.bundle.manifest.outputs]
 
@@ -159,6 +161,21 @@ def _own_int8_of_onnxruntime(subject: Subject, shape: tuple[int, ...]) -> Opened
 
     version = onnxruntime.__version__
     return answers, f"ONNX Runtime {version}, its own int8: quantize_static, minmax, {shape[0]} at once"
+
+
+_NNCF: WeakKeyDictionary[Bundle, Any] = WeakKeyDictionary()
+_ONNXRUNTIME: WeakKeyDictionary[Bundle, bytes] = WeakKeyDictionary()
+"""What was quantized for a batch size serves the next one."""
+
+Made = TypeVar("Made")
+
+
+def _made_once(kept: WeakKeyDictionary[Bundle, Made], subject: Subject, make: Callable[[PeerInput], Made]) -> Made:
+    found = kept.get(subject.bundle)
+    if found is None:
+        with tempfile.TemporaryDirectory() as folder:
+            found = kept[subject.bundle] = make(_given(subject, Path(folder)))
+    return found
 
 
 def _module(subject: Subject) -> Any:

@@ -70,7 +70,7 @@ def onnx_from_network(network: nn.Module, shape: tuple[int, int, int], path: Pat
 
 def onnxruntime_peer(given: PeerInput, *, method: str, per_channel: bool) -> Logits:
     """``onnxruntime_file``, run with the session's defaults."""
-    session = onnxruntime_session(onnxruntime_file(given, method=method, per_channel=per_channel))
+    session = onnxruntime_session(onnxruntime_file(given, method=method, per_channel=per_channel).read_bytes())
     return lambda batch: np.asarray(session.run(["logits"], {"input": batch})[0])
 
 
@@ -111,13 +111,13 @@ def onnxruntime_file(given: PeerInput, *, method: str, per_channel: bool) -> Pat
     return quantized
 
 
-def onnxruntime_session(path: Path) -> Any:
+def onnxruntime_session(model: bytes) -> Any:
     """An ``InferenceSession`` on the CPU with its defaults."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def nncf_peer(given: PeerInput, *, preset: str | None, minmax: bool) -> Logits:

@@ -20,16 +20,22 @@ NAMES: Final = tuple(dict.fromkeys((*CPU_PEERS, *GPU_PEERS, *BARE)))
 """What ``--against`` knows, on any host."""
 
 
+ALL: Final = "all"
+"""In ``--against``: every peer of this kind of host."""
+
+
 def checked_names(text: str) -> tuple[str, ...]:
-    """The peers of a list with commas, each once; none where it says none.
+    """The peers of a list with commas, each once; none where it says none, ``ALL`` alone where it says all.
 
     Raises:
         RunError: one of them is not known.
     """
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip() not in ("", "none")))
+    if names == (ALL,):
+        return names
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise RunError(f"--against has {', '.join(map(repr, unknown))}, and knows {', '.join(NAMES)}, or none")
+        raise RunError(f"--against has {', '.join(map(repr, unknown))}, and knows {', '.join(NAMES)}, all, or none")
     return names
 
 

@@ -35,10 +35,11 @@ from .graph import Graph
 from .labels import check_labels
 from .observe import Observation, observation_from_graph
 from .options import VARIANTS, ExportOptions
+from .pages.export_page import page_from_report
 from .passes import PassResult, Skipped, fold_batchnorm, fold_preprocessing, to_fp16
 from .passes.to_fp16 import kept_layers
 from .progress import Progress, Timings
-from .report import ExportReport, Verdict, bytes_from_report, tool_versions
+from .report import ExportReport, Verdict, bytes_from_report, json_from_report, tool_versions
 from .subject import Subject, subject_from_checkpoint
 from .trace import Traced, first_line, graph_from_module
 
@@ -287,6 +288,8 @@ def _publish(staged: StagedBundle, report: ExportReport, verdicts: tuple[Verdict
             if file.path not in shipped:
                 staged.discard(file.path)
         record = staged.add("report.json", bytes_from_report(report))
+        page = page_from_report(json_from_report(report))
+        staged.add("report.html", page)  # for people, who may delete it: it is not in the manifest
         manifest = dataclasses.replace(report.manifest, report=record)
         staged.publish(manifest)
         stage.tell(str(staged.destination))

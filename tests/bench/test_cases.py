@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_bench.cases import MissingCase, Subject, peer_name
+from resnet_bench.cases import MissingCase, RunError, Subject, peer_name
+from resnet_bench.cli_run import _planned
 from resnet_bench.cpu_cases import CPU_PEERS, cpu_cases, cpu_peer, native_variant
 from resnet_bench.eager_network import network_from_file
 from resnet_bench.networks import live_resnet
+from resnet_bench.plan import ALL, checked_names
 from resnet_bench.speed import MEASURED, LoopOptions, measure
 from resnet_export.errors import RequestError
 from resnet_runtime.backends.base import BackendFacts
@@ -113,3 +115,11 @@ def test_another_model_is_refused(subject: Subject, tmp_path: Path) -> None:
     torch.save(live_resnet(TINY, size=32, classes=7).state_dict(), classes)
     with pytest.raises(RequestError, match=r"classes\.pt has other outputs than the bundle"):
         network_from_file(classes, subject.bundle)
+
+
+def test_all_is_every_peer_of_a_cpu(subject: Subject) -> None:
+    assert checked_names("all") == (ALL,)
+    with pytest.raises(RunError, match="--against has 'all', and knows"):
+        checked_names("all,eager")
+    names = {case.label.name for case in _planned(subject, checked_names("all"), None)(1)}
+    assert set(CPU_PEERS) <= names

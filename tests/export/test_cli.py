@@ -22,8 +22,8 @@ from resnet_runtime.manifest import Batch, Limits, Resize
 from tests.export.commands import SHAPE, invoked, names, refused, snapshot
 from tests.export.test_cli_engines import OPTIONS as ENGINE_OPTIONS
 
-FILES = ["check.npz", "manifest.json", "model.fp16.onnx", "model.fp32.onnx", "report.json"]
-FP32_FILES = ["check.npz", "manifest.json", "model.fp32.onnx", "report.json"]
+FILES = ["check.npz", "manifest.json", "model.fp16.onnx", "model.fp32.onnx", "report.html", "report.json"]
+FP32_FILES = ["check.npz", "manifest.json", "model.fp32.onnx", "report.html", "report.json"]
 STAGES = [
     "read", "eager", "trace", "fold", "check fold", "write", "verify fp32", "verify bf16", "verify fp16", "publish",
 ]  # fmt: skip

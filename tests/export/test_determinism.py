@@ -14,7 +14,7 @@ import pytest
 import resnet_export
 from tests.export.commands import SHAPE, names, run
 
-FILES = ["check.npz", "labels.txt", "manifest.json", "model.fp16.onnx", "model.fp32.onnx", "report.json"]
+FILES = ["check.npz", "labels.txt", "manifest.json", "model.fp16.onnx", "model.fp32.onnx", "report.html", "report.json"]
 
 
 @pytest.fixture(scope="module")
