@@ -8,6 +8,7 @@ image is at fault, and nothing but that was written.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -40,6 +41,9 @@ _ONLY_FOR_IMAGES = ("precision", "intent", "top", "batch")
 @click.argument("bundle")
 @click.argument("images", metavar="[IMAGE]...", nargs=-1)
 @click.option("--check", is_flag=True, help="Run every variant on the bundle's own inputs, and hold it to its gate.")
+@click.option(
+    "--tune", "tune_it", is_flag=True, help="Measure what is the fastest here, for every later run on this host."
+)
 @click.option("--backend", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["auto", *PRECISIONS]), default="auto", show_default=True)
 @click.option(
@@ -68,15 +72,24 @@ def command(context: click.Context, /, **options: Any) -> int:
     \b
     resnet-run resnet50.bundle cat.jpg dog.png
     resnet-run resnet50.bundle --check
+    resnet-run resnet50.bundle --tune
     """
+    if options["check"] and options["tune_it"]:
+        raise click.UsageError("--check and --tune are two things: give one of them.")
     if options["check"]:
         given = [f"--{name}" for name in _ONLY_FOR_IMAGES if _was_given(context, name)]
         if options["images"] or given:
             what = given[0] if given else "an image"
             raise click.UsageError(f"--check runs every variant on the bundle's own inputs: leave {what} out.")
         return _check(options)
+    if options["tune_it"]:
+        given = [f"--{name}" for name in ("backend", "precision", "top", "batch") if _was_given(context, name)]
+        if options["images"] or given:
+            what = given[0] if given else "an image"
+            raise click.UsageError(f"--tune measures every combination on the bundle's own inputs: leave {what} out.")
+        return _tune(options)
     if not options["images"]:
-        raise click.UsageError("Give at least one IMAGE, or --check.")
+        raise click.UsageError("Give at least one IMAGE, --check, or --tune.")
     return _classify(options)
 
 
@@ -175,6 +188,26 @@ def _check(options: dict[str, Any]) -> int:
     return 0 if passed else 1
 
 
+def _tune(options: dict[str, Any]) -> int:
+    from .backends import host_facts
+    from .bundle import Bundle
+    from .tuning import ROUNDS, tune, tuned_file, tuned_lines
+
+    bundle, host, intent = Bundle.open(options["bundle"]), host_facts(), options["intent"]
+    with _Progress(ROUNDS, hidden=options["quiet"], unit="rounds") as progress:
+        found = tune(bundle, host, intent, tell=lambda done, total: progress.advance(1))
+    if options["as_json"]:
+        objects = [dataclasses.asdict(item) for item in found]
+        _print_json({"bundle": unicode_name(options["bundle"]), "intent": intent, "tuned": objects})
+    else:
+        _print(printable(line) for line in tuned_lines(found, intent))
+        if not options["quiet"]:
+            where = tuned_file(bundle.manifest, intent)
+            kept = f"kept in {where}" if where.exists() else f"{where} cannot be written, so that nothing was kept"
+            click.echo(printable(kept), err=True)
+    return 0
+
+
 def _classify(options: dict[str, Any]) -> int:
     asked = {name: options[name] for name in ("backend", "precision", "intent")}
     with sessions.load(options["bundle"], **asked) as session:
@@ -233,8 +266,9 @@ def _top(scores: NDArray[np.floating], image: str, labels: tuple[str, ...] | Non
 class _Progress:
     """A progress bar on a terminal's standard error, once a second has passed."""
 
-    def __init__(self, total: int, *, hidden: bool) -> None:
+    def __init__(self, total: int, *, hidden: bool, unit: str = "images") -> None:
         self._total = total
+        self._unit = unit
         self._hidden = hidden or not sys.stderr.isatty()
         self._began = time.monotonic()
         self._done = 0
@@ -244,12 +278,12 @@ class _Progress:
         return self
 
     def advance(self, count: int) -> None:
-        """``count`` more images are done."""
+        """``count`` more are done."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
         elif not self._hidden and self._done < self._total and time.monotonic() - self._began > 1:
-            self._bar = click.progressbar(length=self._total, label="images", file=sys.stderr)
+            self._bar = click.progressbar(length=self._total, label=self._unit, file=sys.stderr)
             self._bar.__enter__()
             self._bar.update(self._done)
 

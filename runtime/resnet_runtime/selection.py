@@ -14,7 +14,10 @@ from .backends.instructions import NONE, UNKNOWN
 from .errors import InputError, UnavailableError
 from .manifest import PRECISIONS, Engine, Manifest, Speed, Variant
 
-PREFERENCE: Final = (
+Combination = tuple[str, str]
+"""A backend and a precision."""
+
+PREFERENCE: Final[tuple[Combination, ...]] = (
     ("tensorrt", "int8"),
     ("tensorrt", "fp16"),
     ("tensorrt", "fp32"),
@@ -25,7 +28,7 @@ PREFERENCE: Final = (
     ("openvino", "fp32"),
     ("onnxruntime", "fp32"),
 )
-"""Fastest first, where each is computed natively: see docs/architecture.md, "Which backend"."""
+"""Fastest first, where each is computed natively and nothing was measured: docs/architecture.md, "Which backend"."""
 
 MIN_INT8_SPEEDUP: Final = 1.3
 """How many times as fast as the fastest other variant int8 has to have been measured, for auto to take it: it costs
@@ -36,6 +39,11 @@ Refused = Mapping[str, str]
 """Engines that were found not to answer rightly on this host: the reason, by the engine's id."""
 
 NONE_REFUSED: Final[Refused] = MappingProxyType({})
+
+Measured = Mapping[Combination, float]
+"""Seconds a batch on this host, as ``tuning`` measured them."""
+
+NOT_MEASURED: Final[Measured] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ def choose(
     backend: str = "auto",
     precision: str = "auto",
     refused: Refused = NONE_REFUSED,
+    measured: Measured = NOT_MEASURED,
 ) -> Choice:
     """The fastest combination that the host computes natively and whose gate passed.
 
@@ -67,6 +76,8 @@ def choose(
         precision: one of ``PRECISIONS``, or auto. One that is named may be emulated or slow; auto takes none that is
             emulated, and int8 only where it was measured to be faster, on this backend and such a CPU.
         refused: engines that are not to be taken, and why.
+        measured: what was measured here comes first, the fastest of it before the others, and instead of what the
+            manifest says of other hosts.
 
     Raises:
         InputError: there is no such backend or precision.
@@ -84,7 +95,7 @@ def choose(
             raise UnavailableError(missing[0])
         raise UnavailableError("no backend is installed here: install one of these", details=missing)
     _check_held(manifest, usable, precision)
-    return _first(manifest, usable, precision, missing, refused)
+    return _first(manifest, usable, precision, missing, refused, measured)
 
 
 def check_precision(precision: str) -> None:
@@ -107,20 +118,25 @@ def _check_held(manifest: Manifest, usable: Sequence[BackendFacts], precision: s
 
 
 def _first(
-    manifest: Manifest, usable: Sequence[BackendFacts], precision: str, missing: Sequence[str], refused: Refused
+    manifest: Manifest,
+    usable: Sequence[BackendFacts],
+    precision: str,
+    missing: Sequence[str],
+    refused: Refused,
+    measured: Measured,
 ) -> Choice:
     reasons = list(missing)
-    for name, wanted in PREFERENCE:
+    for name, wanted in (*sorted(measured, key=measured.__getitem__), *(p for p in PREFERENCE if p not in measured)):
         facts = next((facts for facts in usable if facts.name == name), None)
         if facts is None or precision not in ("auto", wanted):
             continue
         variant, refusal = _candidate(manifest, facts, wanted, refused)
         if variant is not None and precision == "auto":
-            refusal = _slow(variant, facts)
+            refusal = _slow(variant, facts, measured)
         if variant is None or refusal is not None:
             reasons.append(f"{wanted} on {name}: {refusal}")
             continue
-        reasons.append(f"{wanted} on {name}: {_why(variant, facts, precision)}")
+        reasons.append(f"{wanted} on {name}: {_why(variant, facts, precision, measured)}")
         engine, _ = engine_for(manifest, variant, facts, refused)
         return Choice(name, variant.id, wanted, tuple(reasons), None if engine is None else engine.id)
     reasons += [
@@ -194,12 +210,14 @@ def engines_for(manifest: Manifest, variant: Variant, facts: BackendFacts) -> tu
     return (), next(refusals, "no library here runs the bundle's engines")
 
 
-def _slow(variant: Variant, facts: BackendFacts) -> str | None:
+def _slow(variant: Variant, facts: BackendFacts, here: Measured) -> str | None:
     """Why auto passes the variant over, or None."""
     if facts.precisions[variant.precision] == EMULATED:
         return "emulated on this CPU, right but slow"
     if variant.precision != "int8":
         return None
+    if (facts.name, "int8") in here:
+        return _slow_here(facts.name, here)
     measured = [speed for speed in variant.speeds if speed.backend == facts.name]
     if not measured:
         return f"never measured on {facts.name}, so that it may be slower than another variant"
@@ -210,6 +228,23 @@ def _slow(variant: Variant, facts: BackendFacts) -> str | None:
     if slowest.ratio < MIN_INT8_SPEEDUP:
         return f"{_measured(slowest)}, below {MIN_INT8_SPEEDUP:g}"
     return None
+
+
+def _slow_here(backend: str, here: Measured) -> str | None:
+    """Of an int8 variant that was measured on this host."""
+    others = {pair: seconds for pair, seconds in here.items() if pair[1] != "int8"}
+    if not others:
+        return None
+    name, precision = min(others, key=others.__getitem__)
+    ratio = others[name, precision] / here[backend, "int8"]
+    if ratio >= MIN_INT8_SPEEDUP:
+        return None
+    return f"measured here {_floored(ratio)} times as fast as {precision} on {name}, below {MIN_INT8_SPEEDUP:g}"
+
+
+def _floored(ratio: float) -> str:
+    # Rounded down, so that what is below the least speedup does not read as if it were that.
+    return f"{math.floor(ratio * 100) / 100:g}"
 
 
 def _slowest(variant: Variant, facts: BackendFacts) -> Speed | None:
@@ -223,8 +258,7 @@ def _slowest(variant: Variant, facts: BackendFacts) -> Speed | None:
 
 
 def _measured(speed: Speed) -> str:
-    # Rounded down, so that what is below the least speedup does not read as if it were that.
-    return f"measured {math.floor(speed.ratio * 100) / 100:g} times as fast as {speed.against}"
+    return f"measured {_floored(speed.ratio)} times as fast as {speed.against}"
 
 
 def _said(instructions: str) -> str:
@@ -232,11 +266,13 @@ def _said(instructions: str) -> str:
     return words.get(instructions, instructions)
 
 
-def _why(variant: Variant, facts: BackendFacts, precision: str) -> str:
+def _why(variant: Variant, facts: BackendFacts, precision: str, here: Measured) -> str:
     """Why the variant is taken."""
     if facts.precisions[variant.precision] == EMULATED:
         return "as asked for, emulated here"
     if precision != "auto":
         return "as asked for"
+    if (seconds := here.get((facts.name, variant.precision))) is not None:
+        return f"the fastest that was measured here, {1e3 * seconds:.3g} ms a batch"
     speed = _slowest(variant, facts) if variant.precision == "int8" else None
     return "the fastest that this host computes natively" + ("" if speed is None else f", {_measured(speed)}")

@@ -32,7 +32,7 @@ from .engine_fit import host_of
 from .errors import BackendError, CheckError, ClosedError, InputError, ResnetRuntimeError, UnavailableError
 from .first_use import FirstUse
 from .manifest import Variant
-from .selection import Choice, check_precision, choose
+from .selection import NOT_MEASURED, Choice, Measured, check_precision, choose
 
 if TYPE_CHECKING:
     from .preprocess import Image
@@ -74,6 +74,7 @@ def session_from_bundle(
     intent: str = LATENCY,
     host: Sequence[BackendFacts] | None = None,
     opener: EngineOpener = open_engine,
+    measured: Measured | None = None,
 ) -> Session:
     """As ``load``, from a bundle that is open.
 
@@ -82,6 +83,7 @@ def session_from_bundle(
         backend, precision, intent: as ``load`` takes them.
         host: the facts of the backends to choose from; None: of those that are here.
         opener: what loads an engine.
+        measured: what was measured on this host; None: what ``resnet-run --tune`` kept.
     """
     if intent not in INTENTS:
         raise InputError(f"there is no intent {intent!r}: take {' or '.join(INTENTS)}")
@@ -89,11 +91,15 @@ def session_from_bundle(
     if not isinstance(backend, str):
         return _session_from_backend(bundle, backend, precision, labels)
     facts = host_facts(backend) if host is None else host
+    if measured is None:
+        measured = NOT_MEASURED if "auto" not in (backend, precision) else _tuned(bundle, facts, intent)
     refused: dict[str, str] = {}
     first: ResnetRuntimeError | None = None
     while True:
         try:
-            choice = choose(bundle.manifest, facts, backend=backend, precision=precision, refused=refused)
+            choice = choose(
+                bundle.manifest, facts, backend=backend, precision=precision, refused=refused, measured=measured
+            )
         except UnavailableError as error:
             if first is None:
                 raise
@@ -108,6 +114,12 @@ def session_from_bundle(
             return found
         refused[choice.engine] = found.message
         first = first or found
+
+
+def _tuned(bundle: Bundle, facts: Sequence[BackendFacts], intent: str) -> Measured:
+    from .tuning import tuned_seconds  # it loads sessions itself
+
+    return tuned_seconds(bundle.manifest, facts, intent)
 
 
 def _session_from_backend(bundle: Bundle, backend: object, precision: str, labels: tuple[str, ...] | None) -> Session:

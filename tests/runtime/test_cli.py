@@ -271,7 +271,7 @@ def test_an_output_that_cannot_be_ranked(here: Path, asked: Asked, capsys: pytes
 
 USAGE = {
     "no arguments": ([], "Missing argument 'BUNDLE'."),
-    "no image": (["b"], "Give at least one IMAGE, or --check."),
+    "no image": (["b"], "Give at least one IMAGE, --check, or --tune."),
     "unknown option": (["b", "red.png", "--bath", "2"], "No such option"),
     "unknown backend": (["b", "red.png", "--backend", "cuda"], "'cuda' is not one of"),
     "unknown precision": (["b", "red.png", "--precision", "fp8"], "'fp8' is not one of"),
