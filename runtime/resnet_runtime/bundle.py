@@ -1,19 +1,20 @@
 """A bundle on disk, opened: its manifest, and the bytes of its files, each checked against its digest.
 
-The bytes that are hashed are the bytes that are returned: nothing is opened twice. Links inside a bundle are refused;
+The bytes that are hashed are the bytes that are returned. Links inside a bundle are refused;
 the bundle itself may be reached through one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from .manifest import MANIFEST_NAME, FileRecord, Manifest
 from .manifest_parser import manifest_from_bytes
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -84,22 +87,45 @@ class Bundle:
 
     def read_unchecked(self, record: FileRecord) -> bytes:
         """The bytes of a listed file, of which the size alone was checked: ``check_digest`` has to follow."""
+        data = _read(self._path_of(record), record.path, record.size)
+        self._check_size(record, len(data))
+        return data
+
+    def verify(self, record: FileRecord) -> None:
+        """Check the size and the SHA-256 of a listed file, without holding it in memory.
+
+        Raises:
+            BundleError: as ``read``.
+        """
+        digest, size = hashlib.sha256(), 0
+        with _opened(self._path_of(record), record.path) as file:
+            while size <= record.size and (block := file.read(_BLOCK)):
+                digest.update(block)
+                size += len(block)
+        self._check_size(record, size)
+        self._check_sha256(record, digest.hexdigest())
+
+    def check_digest(self, record: FileRecord, data: bytes) -> None:
+        """Raise BundleError where ``data`` is not what ``record`` lists."""
+        self._check_sha256(record, hashlib.sha256(data).hexdigest())
+
+    def _path_of(self, record: FileRecord) -> Path:
         parts = record.path.split("/")
         for depth in range(1, len(parts)):
             if (self.path / "/".join(parts[:depth])).is_symlink():
                 raise BundleError(f"{self.path}: {record.path} goes through a link, and a bundle holds none")
-        data = _read(self.path.joinpath(*parts), record.path, record.size)
-        if len(data) != record.size:
-            found = "more" if len(data) > record.size else f"{len(data)} bytes"
+        return self.path.joinpath(*parts)
+
+    def _check_size(self, record: FileRecord, size: int) -> None:
+        if size != record.size:
+            found = "more" if size > record.size else f"{size} bytes"
             raise BundleError(
                 f"{self.path}: the manifest lists {record.path} with {record.size} bytes, and it has {found}: "
                 "copy the bundle again"
             )
-        return data
 
-    def check_digest(self, record: FileRecord, data: bytes) -> None:
-        """Raise BundleError where ``data`` is not what ``record`` lists."""
-        if hashlib.sha256(data).hexdigest() != record.sha256:
+    def _check_sha256(self, record: FileRecord, digest: str) -> None:
+        if digest != record.sha256:
             raise BundleError(
                 f"{self.path}: {record.path} does not match the SHA-256 in the manifest: copy the bundle again"
             )
@@ -151,8 +177,9 @@ class Bundle:
         return CheckData(inputs, outputs)
 
 
-def _read(path: Path, name: str, limit: int) -> bytes:
-    """At most ``limit`` + 1 bytes of a regular file that is not a link."""
+@contextlib.contextmanager
+def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
+    """A regular file that is not a link. What fails inside is said as a sentence."""
     if path.is_symlink():
         raise BundleError(f"{path.parent}: {name} is a link, and a bundle holds none")
     try:
@@ -166,7 +193,13 @@ def _read(path: Path, name: str, limit: int) -> bytes:
         raise BundleError(f"{path.parent}: {name} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         try:
-            # No more than there is: what the manifest claims must not decide how much memory is taken.
-            return file.read(min(limit, os.fstat(descriptor).st_size) + 1)
+            yield file
         except OSError as error:
             raise BundleError(f"{path.parent}: {name} cannot be read: {error.strerror}") from None
+
+
+def _read(path: Path, name: str, limit: int) -> bytes:
+    """At most ``limit`` + 1 bytes."""
+    with _opened(path, name) as file:
+        # No more than there is: what the manifest claims must not decide how much memory is taken.
+        return file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from .backends.base import (
     Arrays,
     Backend,
     BackendFacts,
+    GraphFile,
     OpenOptions,
     Pending,
     Signature,
@@ -199,14 +201,16 @@ def backend_from_variant(
         kept_as=variant.file.sha256 if keeps_compiled else None,
     )
     signature = signature_from_manifest(bundle.manifest)
-    return open_backend(backend, bundle.read(variant.file), signature, variant.precision, options)
+    file = GraphFile(functools.partial(bundle.verify, variant.file), functools.partial(bundle.read, variant.file))
+    return open_backend(backend, file, signature, variant.precision, options)
 
 
 class Session:
     """Answers batches; thread-safe. Made by ``load``; close it, or use it with ``with``.
 
     Attributes:
-        bundle: what it was loaded from. Nothing more of it is read later.
+        bundle: what it was loaded from. Nothing more of it is read later but the graph, where a batch size is compiled
+            for the first time; its digest is checked then too.
         choice: which backend and variant were taken, and why.
         labels: the names of the classes, or None.
         signature: the input and the outputs.

@@ -59,15 +59,15 @@ def test_facts_of_an_unknown_backend() -> None:
 
 
 @pytest.fixture
-def fresh() -> Iterator[None]:
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The facts are found anew in the test, and again after it."""
-    for module in (openvino, onnxruntime):
-        module.facts.cache_clear()
-    openvino._core.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = (openvino.facts, onnxruntime.facts, openvino._core)
+    for function in kept:
+        function.cache_clear()
     yield
-    for module in (openvino, onnxruntime):
-        module.facts.cache_clear()
-    openvino._core.cache_clear()
+    for function in kept:
+        function.cache_clear()
 
 
 @pytest.mark.parametrize("name", BACKENDS)

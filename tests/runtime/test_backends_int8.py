@@ -48,8 +48,9 @@ with_onnxruntime = pytest.mark.skipif(
 
 
 @pytest.fixture
-def fresh() -> Iterator[None]:
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """ONNX Runtime's facts are found anew in the test, and again after it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     onnxruntime.facts.cache_clear()
     yield
     onnxruntime.facts.cache_clear()
@@ -223,9 +224,11 @@ def test_onnxruntime_does_not_offer_int8_where_it_cannot_look(fresh: None, monke
 
 
 def test_onnxruntime_leaves_no_file(fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     onnxruntime.facts()
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_openvino_without_integers_does_not_offer_int8(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from resnet_runtime.errors import InputError
 from resnet_runtime.manifest import Engine
 
-from .base import Backend, BackendFacts, OpenOptions, Signature
+from .base import Backend, BackendFacts, Model, OpenOptions, Signature
 
 BACKENDS: Final = ("openvino", "onnxruntime")
 """What runs a variant's ONNX file. Each is a module here with ``facts()`` and ``open_backend()``."""
@@ -66,13 +66,13 @@ def open_engine(name: str, engine: Engine, data: bytes, signature: Signature, pr
 
 
 def open_backend(
-    name: str, model: bytes, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
+    name: str, model: Model, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
 ) -> Backend:
     """Load a graph.
 
     Args:
         name: one of ``BACKENDS``; what runs engines takes no graph.
-        model: the bytes of an ONNX file.
+        model: an ONNX file, or its bytes.
         signature: what the graph takes and gives.
         precision: what it has to be computed in.
         options: how.

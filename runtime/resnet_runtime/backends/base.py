@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -155,6 +155,28 @@ class Finished:
     def result(self) -> dict[str, NDArray[Any]]:
         """The outputs."""
         return self.outputs
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """An ONNX file that need not be read where what was compiled of it is there.
+
+    Attributes:
+        verify: raises BundleError where it is not the file that the manifest lists.
+        read: its bytes, verified.
+    """
+
+    verify: Callable[[], None]
+    read: Callable[[], bytes]
+
+
+Model = bytes | GraphFile
+"""An ONNX file, or its bytes."""
+
+
+def bytes_of(model: Model) -> bytes:
+    """Read now."""
+    return model if isinstance(model, bytes) else model.read()
 
 
 def calls_at_once(backend: Backend) -> int:

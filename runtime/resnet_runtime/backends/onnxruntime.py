@@ -25,15 +25,18 @@ from .base import (
     Arrays,
     BackendFacts,
     Finished,
+    Model,
     OpenOptions,
     Pending,
     Signature,
+    bytes_of,
     deliver,
     refuse_misfit,
     refuse_stream,
 )
 from .cores import quota_in_cores, usable_cores
 from .instructions import host_instructions
+from .kept_facts import kept_or_shown
 from .quantized_probe import QUANTIZED_CONVOLUTION
 
 _AS_USUAL: Final = OpenOptions()
@@ -41,21 +44,34 @@ _AS_USUAL: Final = OpenOptions()
 
 @functools.cache
 def facts() -> BackendFacts:
+    """FP32, and INT8 where ``fuses_int8``, seen now or by an earlier process on such a host."""
+    names = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+    return kept_or_shown("onnxruntime", names, _shown)
+
+
+def shown_facts() -> BackendFacts:
     """FP32, and INT8 where ``fuses_int8``; FP16 graphs are accepted by this library and computed in FP32."""
+    return _shown()[0]
+
+
+def _shown() -> tuple[BackendFacts, bool]:
+    """And whether it could be looked whether INT8 is fused."""
     try:
         import onnxruntime
     except ImportError:
-        return BackendFacts(
-            "onnxruntime", None, "onnxruntime is not installed here: pip install 'resnet-export[onnxruntime]'"
-        )
-    precisions = {"fp32": NATIVE, "int8": NATIVE} if fuses_int8() else {"fp32": NATIVE}
-    return BackendFacts("onnxruntime", onnxruntime.__version__, precisions=precisions, instructions=host_instructions())
+        hint = "pip install 'resnet-export[onnxruntime]'"
+        return BackendFacts("onnxruntime", None, f"onnxruntime is not installed here: {hint}"), False
+    fused = fuses_int8()
+    precisions = {"fp32": NATIVE, "int8": NATIVE} if fused else {"fp32": NATIVE}
+    version = onnxruntime.__version__
+    found = BackendFacts("onnxruntime", version, precisions=precisions, instructions=host_instructions())
+    return found, fused is not None
 
 
-def fuses_int8() -> bool:
+def fuses_int8() -> bool | None:
     """Whether the optimizer makes a QLinearConv of a quantized convolution, seen in the graph that it leaves.
 
-    That graph can only be had as a file. Where no temporary file can be written it is not seen, and INT8 is not
+    That graph can only be had as a file. Where no temporary file can be written it is not seen: None, and INT8 is not
     offered. The loaded graph is not looked at in the same way: its file would be as large as the model.
     """
     import onnxruntime
@@ -69,11 +85,11 @@ def fuses_int8() -> bool:
             onnxruntime.InferenceSession(QUANTIZED_CONVOLUTION, options, providers=["CPUExecutionProvider"])
             return b"QLinearConv" in optimized.read_bytes()
     except Exception:  # its exceptions share no base class but Exception; a build may lack what the probe needs
-        return False
+        return None
 
 
 def open_backend(
-    model: bytes, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
+    model: Model, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
 ) -> OnnxRuntimeBackend:
     """Load the bytes of an ONNX file; see ``OnnxRuntimeBackend``. Only the intent says something to it."""
     return OnnxRuntimeBackend(model, signature, precision, options.intent)
@@ -98,7 +114,7 @@ class OnnxRuntimeBackend:
     """A graph in ONNX Runtime, whose batch axis is dynamic.
 
     Args:
-        model: the bytes of an ONNX file.
+        model: an ONNX file, or its bytes.
         signature: what the graph takes and gives.
         precision: fp32 or int8. Of an int8 graph, a convolution whose output a float layer reads is computed in FP32.
         intent: of ``base.INTENTS``.
@@ -108,9 +124,12 @@ class OnnxRuntimeBackend:
         BackendError: ONNX Runtime refuses the graph.
     """
 
-    def __init__(self, model: bytes, signature: Signature, precision: str, intent: str = LATENCY) -> None:
-        import onnxruntime
-
+    def __init__(self, model: Model, signature: Signature, precision: str, intent: str = LATENCY) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            hint = "install it anew with pip install 'resnet-export[onnxruntime]'"
+            raise UnavailableError(f"onnxruntime cannot be imported: {error}; {hint}") from error
         if precision not in facts().precisions:
             raise UnavailableError(
                 f"ONNX Runtime computes {precision} graphs in FP32 on a CPU: take --precision fp32, "
@@ -123,9 +142,10 @@ class OnnxRuntimeBackend:
         self.calls_at_once = usable_cores() if intent == THROUGHPUT else 1
         self._names = [spec.name for spec in signature.outputs]
         self._lock = threading.Lock()
+        data = bytes_of(model)
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                model, _options_for(intent), providers=["CPUExecutionProvider"]
+                data, _options_for(intent), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no base class but Exception
             raise BackendError(f"ONNX Runtime cannot load the {precision} graph: {_first_line(error)}") from None

@@ -29,9 +29,11 @@ from .base import (
     Arrays,
     BackendFacts,
     Finished,
+    Model,
     OpenOptions,
     Pending,
     Signature,
+    bytes_of,
     deliver,
     refuse_misfit,
     refuse_stream,
@@ -39,6 +41,7 @@ from .base import (
 from .compiled_cache import CompiledCache
 from .cores import quota_in_cores
 from .instructions import host_instructions
+from .kept_facts import kept_or_shown
 from .quantized_probe import QUANTIZED_CONVOLUTION
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -51,6 +54,11 @@ _AS_USUAL: Final = OpenOptions()
 
 @functools.cache
 def facts() -> BackendFacts:
+    """Which precisions this CPU computes, each shown on a convolution, now or to an earlier process on such a host."""
+    return kept_or_shown("openvino", ("openvino",), lambda: (shown_facts(), True))
+
+
+def shown_facts() -> BackendFacts:
     """Which precisions this CPU computes, each shown on a convolution whose result tells them apart."""
     try:
         listed = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -111,7 +119,7 @@ def _rounds_to(precision: str) -> bool:
 
 
 def open_backend(
-    model: bytes, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
+    model: Model, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
 ) -> OpenVINOBackend:
     """Load the bytes of an ONNX file; see ``OpenVINOBackend``."""
     return OpenVINOBackend(model, signature, precision, options)
@@ -121,7 +129,7 @@ class OpenVINOBackend:
     """A graph in OpenVINO, compiled for each batch size of a small set when that is first used.
 
     Args:
-        model: the bytes of an ONNX file.
+        model: an ONNX file, or its bytes.
         signature: what the graph takes and gives.
         precision: fp32, bf16, fp16 or int8.
         options: how; the nodes that are kept are those that an int8 graph computes in FP32 on purpose.
@@ -131,12 +139,13 @@ class OpenVINOBackend:
         BackendError: OpenVINO refuses the graph.
     """
 
-    def __init__(self, model: bytes, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL) -> None:
+    def __init__(self, model: Model, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL) -> None:
         if precision not in facts().precisions:
             raise UnavailableError(
                 f"OpenVINO does not compute {precision} on this CPU, it would compute the graph in another precision: "
                 f"take one of {', '.join(facts().precisions)}"
             )
+        _check_importable()
         self.signature = signature
         self._precision = precision
         self._options = options
@@ -146,10 +155,12 @@ class OpenVINOBackend:
         self._store = (
             None if options.kept_as is None else _Store(options.kept_as, precision, self._config, options.kept)
         )
-        self._data: bytes | None = model
+        self._data: Model | None = model
         self._model: Any = None
         if self._store is None or not self._store.path(signature.smallest_batch, signature.input.shape).exists():
             self._read()
+        elif not isinstance(model, bytes):
+            model.verify()
         kind = "" if facts().precisions[precision] == NATIVE else ", emulated"
         intent = ", for throughput" if options.intent == THROUGHPUT else ""
         self.description = f"OpenVINO {facts().version}, {precision}{kind}{intent}"
@@ -205,8 +216,9 @@ class OpenVINOBackend:
 
     def _read(self) -> Any:
         if self._model is None:
+            assert self._data is not None
             try:
-                self._model = _core().read_model(self._data)
+                self._model = _core().read_model(bytes_of(self._data))
             except RuntimeError as error:
                 raise BackendError(f"OpenVINO cannot read the {self._precision} graph: {_first_line(error)}") from None
             self._data = None
@@ -333,6 +345,16 @@ def _core() -> Any:
     import openvino
 
     return openvino.Core()
+
+
+def _check_importable() -> None:
+    """Facts that were kept are older than the library's last update."""
+    try:
+        _core()
+    except ImportError as error:
+        raise UnavailableError(
+            f"openvino cannot be imported: {error}; install it anew with pip install 'resnet-export[openvino]'"
+        ) from error
 
 
 def _config(precision: str, intent: str) -> dict[str, Any]:
