@@ -202,9 +202,9 @@ def _planned(subject: Subject, names: Sequence[str] | None, gpu: ThisGpu | None)
     from .plan import ALL
 
     if gpu is None:
-        from .cpu_cases import CPU_PEERS, cpu_cases
+        from .cpu_cases import ALL_ON_A_CPU, cpu_cases
 
-        wanted = CPU_PEERS if names == (ALL,) else names
+        wanted = ALL_ON_A_CPU if names == (ALL,) else names
         return lambda batch: cpu_cases(subject, batch, wanted)
     from .gpu_cases import gpu_cases
     from .gpu_peers import GPU_PEERS

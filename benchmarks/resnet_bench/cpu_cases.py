@@ -53,6 +53,9 @@ SAME_FILES: Final = (
 CPU_PEERS: Final = (*OTHERS, *SAME_FILES, *THROUGHPUT_PEERS)
 """What ``--against`` knows on a CPU."""
 
+ALL_ON_A_CPU: Final = (*OTHERS, *SAME_FILES, "openvino-int8-throughput", "onnxruntime-int8-throughput")
+"""``--against all``: without the libraries' throughput in other precisions than the fastest, which takes minutes."""
+
 
 def cpu_cases(subject: Subject, batch: int, against: Sequence[str] | None) -> list[Case]:
     """The reference, this runtime on each backend with the variants that it computes natively, and the peers.

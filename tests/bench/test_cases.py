@@ -11,7 +11,7 @@ import torch
 
 from resnet_bench.cases import MissingCase, RunError, Subject, peer_name
 from resnet_bench.cli_run import _planned
-from resnet_bench.cpu_cases import CPU_PEERS, cpu_cases, cpu_peer, native_variant
+from resnet_bench.cpu_cases import ALL_ON_A_CPU, CPU_PEERS, cpu_cases, cpu_peer, native_variant
 from resnet_bench.eager_network import network_from_file
 from resnet_bench.networks import live_resnet
 from resnet_bench.plan import ALL, checked_names
@@ -122,4 +122,4 @@ def test_all_is_every_peer_of_a_cpu(subject: Subject) -> None:
     with pytest.raises(RunError, match="--against has 'all', and knows"):
         checked_names("all,eager")
     names = {case.label.name for case in _planned(subject, checked_names("all"), None)(1)}
-    assert set(CPU_PEERS) <= names
+    assert set(ALL_ON_A_CPU) <= names

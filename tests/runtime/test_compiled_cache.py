@@ -85,7 +85,7 @@ def test_another_batch_size_is_compiled_and_kept_too(core: Counted, tmp_path: Pa
     answered(opened())
     core.calls.clear()
     answered(opened(), count=3)
-    assert core.calls == ["read_model", "compile_model"]
+    assert core.calls == ["import_model", "read_model", "compile_model"]
     assert len(files(tmp_path)) == 2
 
 
@@ -137,7 +137,7 @@ def test_an_intact_file_that_openvino_does_not_take_is_made_anew(core: Counted, 
     CompiledCache("openvino").store(file, b"what another build wrote")
     core.calls.clear()
     answered(opened())
-    assert core.calls == ["import_model", "read_model", "compile_model"]
+    assert core.calls == ["import_model", "read_model", "import_model", "compile_model"], "when loaded, and when used"
 
 
 def test_a_graph_that_cannot_be_read_is_no_less_an_error(core: Counted) -> None:
@@ -173,6 +173,11 @@ def test_load_keeps_what_it_compiles_and_still_looks_at_the_bundle(core: Counted
         resnet_runtime.load(path, backend="openvino", precision="fp32")
 
 
+def content(cache: CompiledCache, path: Path) -> bytes | None:
+    found = cache.load(path)
+    return None if found is None else found.tobytes()
+
+
 def test_the_files_that_were_used_the_longest_ago_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache = CompiledCache("library", largest=300)
@@ -180,9 +185,9 @@ def test_the_files_that_were_used_the_longest_ago_go_first(tmp_path: Path, monke
     for age, path in enumerate(paths[:2]):
         cache.store(path, bytes(80))
         os.utime(path, (1000 + age, 1000 + age))
-    assert cache.load(paths[0]) == bytes(80)  # used now
+    assert content(cache, paths[0]) == bytes(80)  # used now
     cache.store(paths[2], bytes(80))
     assert [path.exists() for path in paths] == [True, False, True, False]
     cache.store(paths[3], bytes(301))
     assert not paths[3].exists(), "larger than all files may be together"
-    assert cache.load(paths[2]) == bytes(80)
+    assert content(cache, paths[2]) == bytes(80)

@@ -13,6 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resnet_runtime.user_cache import cache_folder, keep
 
 LARGEST: Final = 2 * 2**30
@@ -38,14 +41,18 @@ class CompiledCache:
         text = json.dumps(depends_on, sort_keys=True)
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.compiled"
 
-    def load(self, path: Path) -> bytes | None:
-        """What is in the file; None where there is none, or it is damaged."""
+    def load(self, path: Path) -> NDArray[np.uint8] | None:
+        """What is in the file; None where there is none, or it is damaged.
+
+        Returns:
+            (bytes,) of its own memory, into which a library may point.
+        """
         try:
-            with path.open("rb") as file:
-                digest, data = file.read(_DIGEST), file.read()
+            found = np.fromfile(path, np.uint8)
         except OSError:
             return None
-        if hashlib.sha256(data).digest() != digest:
+        data = found[_DIGEST:]
+        if hashlib.sha256(data.data).digest() != found[:_DIGEST].tobytes():
             return None
         with suppress(OSError):  # it was used now; a folder that cannot be written to is no reason to fail
             path.touch()

@@ -54,21 +54,29 @@ def kept_or_shown(
 def _about(module: str, distributions: Sequence[str], cpuinfo: Path) -> dict[str, str] | None:
     """All that the facts depend on; None where that is not known."""
     try:
-        if importlib.util.find_spec(module) is None:
-            return None
-        lines = {
-            line for line in cpuinfo.read_text(errors="replace").splitlines() if line.split(":")[0].strip() in _LINES
-        }
-    except (OSError, ValueError):  # ValueError: the module is there without a spec
+        known = importlib.util.find_spec(module) is not None
+    except ValueError:  # the module is there without a spec
+        return None
+    cpu = cpu_digest(cpuinfo)
+    if not known or cpu is None:
         return None
     for name in distributions:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        cpu = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
         return {"module": module, "distribution": name, "version": version, "cpu": cpu}
     return None
+
+
+def cpu_digest(cpuinfo: Path = _CPUINFO) -> str | None:
+    """SHA-256 of what /proc/cpuinfo says of the processors' model and flags; None where it cannot be read."""
+    try:
+        text = cpuinfo.read_text(errors="replace")
+    except OSError:
+        return None
+    lines = {line for line in text.splitlines() if line.split(":")[0].strip() in _LINES}
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _file(about: dict[str, str]) -> Path:

@@ -13,6 +13,7 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +42,7 @@ from .base import (
 from .compiled_cache import CompiledCache
 from .cores import quota_in_cores
 from .instructions import host_instructions
-from .kept_facts import kept_or_shown
+from .kept_facts import cpu_digest, kept_or_shown
 from .quantized_probe import QUANTIZED_CONVOLUTION
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -145,7 +146,6 @@ class OpenVINOBackend:
                 f"OpenVINO does not compute {precision} on this CPU, it would compute the graph in another precision: "
                 f"take one of {', '.join(facts().precisions)}"
             )
-        _check_importable()
         self.signature = signature
         self._precision = precision
         self._options = options
@@ -153,14 +153,17 @@ class OpenVINOBackend:
         self._lock = threading.Lock()
         self._compiled: OrderedDict[int, _Compiled] = OrderedDict()
         self._store = (
-            None if options.kept_as is None else _Store(options.kept_as, precision, self._config, options.kept)
+            None
+            if options.kept_as is None
+            else _Store(options.kept_as, precision, self._config, options.kept, signature)
         )
         self._data: Model | None = model
         self._model: Any = None
-        if self._store is None or not self._store.path(signature.smallest_batch, signature.input.shape).exists():
+        kept = self._kept_and_verified(model)
+        if kept is None:
             self._read()
-        elif not isinstance(model, bytes):
-            model.verify()
+        else:
+            self._compiled[signature.smallest_batch] = kept
         kind = "" if facts().precisions[precision] == NATIVE else ", emulated"
         intent = ", for throughput" if options.intent == THROUGHPUT else ""
         self.description = f"OpenVINO {facts().version}, {precision}{kind}{intent}"
@@ -214,6 +217,23 @@ class OpenVINOBackend:
             self._compiled.move_to_end(size)
             return compiled
 
+    def _kept_and_verified(self, model: Model) -> _Compiled | None:
+        """What an earlier process compiled for the smallest batch, of a file that is still the one that was listed.
+
+        Both are read and hashed while the library is being imported.
+        """
+        if self._store is None:
+            _check_importable()
+            return None
+        size, shape = self.signature.smallest_batch, self.signature.input.shape
+        with ThreadPoolExecutor(2) as pool:
+            reading = pool.submit(self._store.read, size, shape)
+            verifying = None if isinstance(model, bytes) else pool.submit(model.verify)
+            _check_importable()
+        if verifying is not None:
+            verifying.result()
+        return self._store.imported(reading.result())
+
     def _read(self) -> Any:
         if self._model is None:
             assert self._data is not None
@@ -225,9 +245,10 @@ class OpenVINOBackend:
         return self._model
 
     def _compile(self, size: int) -> _Compiled:
-        kept = None if self._store is None else self._store.load(size, self.signature.input.shape)
-        if kept is not None:
-            return _Compiled(kept, self.signature)
+        if self._store is not None:
+            kept = self._store.imported(self._store.read(size, self.signature.input.shape))
+            if kept is not None:
+                return kept
         model = self._read().clone()
         try:
             model.reshape([size, *self.signature.input.shape])
@@ -245,35 +266,36 @@ class OpenVINOBackend:
 class _Store:
     """The compiled graphs of one model in the user's cache folder. Only what was seen to compute as asked is kept."""
 
-    def __init__(self, digest: str, precision: str, config: dict[str, Any], kept: frozenset[str]) -> None:
-        import openvino
-
-        core = _core()
+    def __init__(
+        self, digest: str, precision: str, config: dict[str, Any], kept: frozenset[str], signature: Signature
+    ) -> None:
         self._config = config
+        self._signature = signature
         self._cache = CompiledCache("openvino")
         self._depends_on: dict[str, object] = {
             "model": digest,
             "precision": precision,
-            "version": openvino.get_version(),
-            "cpu": core.get_property("CPU", "FULL_DEVICE_NAME"),
-            "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+            "version": facts().version,
+            "cpu": cpu_digest(),
             "config": config,
             "kept": sorted(kept),
         }
 
-    def path(self, size: int, shape: tuple[int, ...]) -> Path:
-        """The file of one batch size."""
-        return self._cache.path({**self._depends_on, "shape": [size, *shape]})
+    def read(self, size: int, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+        """The file of one batch size; None where there is none that is whole. The library need not be imported."""
+        return self._cache.load(self._path(size, shape))
 
-    def load(self, size: int, shape: tuple[int, ...]) -> Any:
+    def imported(self, data: NDArray[np.uint8] | None) -> _Compiled | None:
         """The compiled graph; None where it has to be made."""
-        data = self._cache.load(self.path(size, shape))
         if data is None:
             return None
+        import openvino
+
         try:
-            return _core().import_model(data, "CPU", self._config)
+            found = _core().import_model(openvino.Tensor(data, shared_memory=True), "CPU", self._config)
         except RuntimeError:  # it is what was written, and still not what this build takes
             return None
+        return _Compiled(found, self._signature, data)
 
     def keep(self, compiled: Any, size: int, shape: tuple[int, ...]) -> None:
         """Write it."""
@@ -281,14 +303,18 @@ class _Store:
             exported: io.BytesIO = compiled.export_model()
         except RuntimeError:  # it costs the next process its time
             return
-        self._cache.store(self.path(size, shape), exported.getvalue())
+        self._cache.store(self._path(size, shape), exported.getvalue())
+
+    def _path(self, size: int, shape: tuple[int, ...]) -> Path:
+        return self._cache.path({**self._depends_on, "shape": [size, *shape]})
 
 
 class _Compiled:
     """A compiled graph of one batch size, with its idle infer requests."""
 
-    def __init__(self, compiled: Any, signature: Signature) -> None:
+    def __init__(self, compiled: Any, signature: Signature, data: NDArray[np.uint8] | None = None) -> None:
         self.model = compiled
+        self._data = data  # what it was imported of: OpenVINO points into it
         self._signature = signature
         self._idle: list[Any] = []
         self._lock = threading.Lock()
