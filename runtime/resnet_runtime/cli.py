@@ -195,15 +195,15 @@ def _tune(options: dict[str, Any]) -> int:
 
     bundle, host, intent = Bundle.open(options["bundle"]), host_facts(), options["intent"]
     with _Progress(ROUNDS, hidden=options["quiet"], unit="rounds") as progress:
-        found = tune(bundle, host, intent, tell=lambda done, total: progress.advance(1))
+        tuning = tune(bundle, host, intent, tell=lambda done, total: progress.advance(1))
     if options["as_json"]:
-        objects = [dataclasses.asdict(item) for item in found]
+        objects = [dataclasses.asdict(item) for item in tuning.found]
         _print_json({"bundle": unicode_name(options["bundle"]), "intent": intent, "tuned": objects})
     else:
-        _print(printable(line) for line in tuned_lines(found, intent))
+        _print(printable(line) for line in tuned_lines(tuning.found, intent))
         if not options["quiet"]:
             where = tuned_file(bundle.manifest, intent)
-            kept = f"kept in {where}" if where.exists() else f"{where} cannot be written, so that nothing was kept"
+            kept = f"kept in {where}" if tuning.kept else f"{where} cannot be written, so that nothing was kept"
             click.echo(printable(kept), err=True)
     return 0
 

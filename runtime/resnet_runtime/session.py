@@ -109,7 +109,13 @@ def session_from_bundle(
         if choice.engine is None:
             variant = bundle.manifest.variant(choice.variant)
             assert variant is not None
-            loaded = backend_from_variant(bundle, variant, choice.backend, intent=intent, keeps_compiled=True)
+            try:
+                loaded = backend_from_variant(bundle, variant, choice.backend, intent=intent, keeps_compiled=True)
+            except UnavailableError:
+                if host is not None or host_facts(backend) == facts:
+                    raise
+                facts = host_facts(backend)  # a library that was there is broken: there may be another one
+                continue
             return Session(bundle, loaded, choice, labels)
         found = _session_from_engine(bundle, choice, facts, opener, labels)
         if isinstance(found, Session):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from . import strictjson
 from .backends.base import INTENTS, NATIVE, THROUGHPUT, BackendFacts, Pending
 from .backends.cores import usable_cores
+from .backends.kept_facts import cpu_digest
 from .bundle import Bundle
 from .errors import InputError, ResnetRuntimeError, UnavailableError
 from .manifest import Manifest
@@ -57,6 +58,14 @@ class Tuned:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What ``tune`` measured, the fastest first and what could not be measured last, and whether it could be kept."""
+
+    found: tuple[Tuned, ...]
+    kept: bool
+
+
 def tune(
     bundle: Bundle,
     host: Sequence[BackendFacts],
@@ -65,7 +74,7 @@ def tune(
     rounds: int = ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Tuned, ...]:
+) -> Tuning:
     """Measure every combination that computes natively here and whose gate passed, in interleaved rounds, and keep it.
 
     Args:
@@ -93,7 +102,7 @@ def tune(
                 session = session_from_bundle(bundle, backend=backend, precision=precision, intent=intent)
                 stack.enter_context(session)
                 for _ in range(_WARM_CALLS):
-                    _burst(session, inputs)
+                    _burst(session, inputs, intent)
             except ResnetRuntimeError as error:
                 failed.append(Tuned(backend, precision, None, size, error.message))
             else:
@@ -101,21 +110,27 @@ def tune(
         if not running:
             details = [f"{item.precision} on {item.backend}: {item.reason}" for item in failed]
             raise UnavailableError("nothing in the bundle can be measured on this host", details=details)
-        seconds = _measured(running, inputs, rounds, clock, tell)
+        seconds = _measured(running, inputs, intent, rounds, clock, tell)
     found = [Tuned(*pair, statistics.median(taken), size) for pair, taken in seconds.items()]
     found.sort(key=lambda item: item.seconds or 0.0)
-    keep(tuned_file(bundle.manifest, intent), _bytes(_about(bundle.manifest, intent), host, found))
-    return (*found, *failed)
+    kept = keep(tuned_file(bundle.manifest, intent), _bytes(_about(bundle.manifest, intent), host, (*found, *failed)))
+    return Tuning((*found, *failed), kept)
 
 
 def tuned_seconds(manifest: Manifest, host: Sequence[BackendFacts], intent: str) -> dict[Combination, float]:
-    """What ``tune`` measured of this bundle on such a host, in seconds a batch; empty where it did not."""
+    """What ``tune`` measured of this bundle on such a host, in seconds a batch; empty where it did not.
+
+    Where a library is new or another version, nothing was measured at all: it may be faster than all that was.
+    """
     try:
         with tuned_file(manifest, intent).open("rb") as file:
             value = strictjson.loads(file.read(_MAX_BYTES))
     except (OSError, strictjson.StrictJSONError):
         return {}
-    return _seconds_from_json(value, _about(manifest, intent), {facts.name: _backend(facts) for facts in host})
+    found = _kept_from_json(value, _about(manifest, intent), {facts.name: _backend(facts) for facts in host})
+    if not set(_native(manifest, host)) <= set(found):
+        return {}
+    return {pair: seconds for pair, seconds in found.items() if seconds is not None}
 
 
 def tuned_file(manifest: Manifest, intent: str) -> Path:
@@ -154,6 +169,7 @@ def _native(manifest: Manifest, host: Sequence[BackendFacts]) -> list[Combinatio
 def _measured(
     running: Sequence[tuple[Combination, Session]],
     inputs: NDArray[Any],
+    intent: str,
     rounds: int,
     clock: Callable[[], float],
     tell: Callable[[int, int], None],
@@ -162,18 +178,18 @@ def _measured(
     seconds: dict[Combination, list[float]] = {pair: [] for pair, _ in running}
     for number in range(rounds):
         for pair, session in (*running, *reversed(running)):
-            _burst(session, inputs)  # the caches are what another one left
+            _burst(session, inputs, intent)  # the caches are what another one left
             done, start = 0, clock()
             while done == 0 or clock() - start < VISIT_SECONDS:
-                done += _burst(session, inputs)
+                done += _burst(session, inputs, intent)
             seconds[pair].append((clock() - start) / done)
         tell(number + 1, rounds)
     return seconds
 
 
-def _burst(session: Session, inputs: NDArray[Any]) -> int:
-    """One call, or as many as keep the backend busy; returns how many."""
-    at_once = session.calls_at_once
+def _burst(session: Session, inputs: NDArray[Any], intent: str) -> int:
+    """One call for latency, for throughput as many as keep the backend busy; returns how many."""
+    at_once = session.calls_at_once if intent == THROUGHPUT else 1
     count = 1 if at_once == 1 else 4 * at_once
     under_way: deque[Pending] = deque()
     for _ in range(count):
@@ -191,6 +207,7 @@ def _about(manifest: Manifest, intent: str) -> dict[str, Any]:
         "variants": {variant.id: variant.file.sha256 for variant in manifest.variants},
         "engines": {engine.id: engine.file.sha256 for engine in manifest.engines},
         "cores": usable_cores(),
+        "cpu": cpu_digest() or "",
         "intent": intent,
     }
 
@@ -206,26 +223,25 @@ def _backend(facts: BackendFacts) -> dict[str, Any]:
 
 
 def _bytes(about: Mapping[str, Any], host: Sequence[BackendFacts], found: Sequence[Tuned]) -> bytes:
-    measured = [
-        {"backend": item.backend, "precision": item.precision, "seconds": item.seconds}
-        for item in found
-        if item.seconds is not None
-    ]
+    measured = [{"backend": item.backend, "precision": item.precision, "seconds": item.seconds} for item in found]
     backends = {facts.name: _backend(facts) for facts in host if facts.missing is None}
     return strictjson.dumps({"schema": SCHEMA, "about": dict(about), "backends": backends, "measured": measured})
 
 
-def _seconds_from_json(
+def _kept_from_json(
     value: Any, about: Mapping[str, Any], backends: Mapping[str, Mapping[str, Any]]
-) -> dict[Combination, float]:
-    """Of the backends that are what they were; nothing of a file that is not whole."""
-    found: dict[Combination, float] = {}
+) -> dict[Combination, float | None]:
+    """Of the backends that are what they were, None for what could not be measured; nothing of a file that is not
+    whole."""
+    found: dict[Combination, float | None] = {}
     try:
         if value["schema"] != SCHEMA or value["about"] != about:
             return {}
         for item in value["measured"]:
             backend, precision, seconds = item["backend"], item["precision"], item["seconds"]
-            if (backend, precision) not in PREFERENCE or not isinstance(seconds, float) or not 0 < seconds < math.inf:
+            if (backend, precision) not in PREFERENCE:
+                return {}
+            if seconds is not None and not (isinstance(seconds, float) and 0 < seconds < math.inf):
                 return {}
             if backend in backends and value["backends"][backend] == backends[backend]:
                 found[backend, precision] = seconds

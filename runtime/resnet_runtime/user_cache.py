@@ -21,8 +21,12 @@ def cache_folder(name: str) -> Path:
     return root / "resnet-runtime" / name
 
 
-def keep(path: Path, data: bytes) -> None:
-    """Make or replace the file at ``path``, whole or not at all; a disk that cannot is no reason to fail."""
+def keep(path: Path, data: bytes) -> bool:
+    """Make or replace the file at ``path``, whole or not at all; a disk that cannot is no reason to fail.
+
+    Returns:
+        Whether it was written.
+    """
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
@@ -30,7 +34,9 @@ def keep(path: Path, data: bytes) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
             Path(temporary).replace(path)
+            return True
         except BaseException:
             with suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
             raise
+    return False

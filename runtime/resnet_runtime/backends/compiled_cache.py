@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +25,15 @@ LARGEST: Final = 2 * 2**30
 """Bytes of all files together; the ones that were used the longest ago go first."""
 
 _DIGEST = hashlib.sha256().digest_size
+
+
+_ABANDONED = 3600.0
+"""Seconds after which a file that nobody finished is taken for abandoned."""
+
+
+def _is_mine(about: os.stat_result) -> bool:
+    """A library runs what it holds: another user's is not taken, wherever the cache folder is."""
+    return not hasattr(os, "getuid") or about.st_uid == os.getuid()
 
 
 class CompiledCache:
@@ -48,6 +60,9 @@ class CompiledCache:
             (bytes,) of its own memory, into which a library may point.
         """
         try:
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode) or about.st_size > self._largest + _DIGEST or not _is_mine(about):
+                return None
             found = np.fromfile(path, np.uint8)
         except OSError:
             return None
@@ -55,7 +70,7 @@ class CompiledCache:
         if hashlib.sha256(data.data).digest() != found[:_DIGEST].tobytes():
             return None
         with suppress(OSError):  # it was used now; a folder that cannot be written to is no reason to fail
-            path.touch()
+            os.utime(path)
         return data
 
     def store(self, path: Path, data: bytes) -> None:
@@ -69,6 +84,10 @@ class CompiledCache:
         with suppress(OSError):
             found = [(item.stat().st_mtime, item.stat().st_size, item) for item in self._folder.glob("*.compiled")]
             total = sum(size for _, size, _ in found)
+            old = time.time() - _ABANDONED
+            for item in self._folder.glob("tmp*"):  # of a process that was killed while it wrote
+                if item.stat().st_mtime < old:
+                    item.unlink(missing_ok=True)
             for _, size, item in sorted(found):
                 if total <= self._largest:
                     return

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +26,12 @@ SCHEMA: Final = "resnet-facts/1"
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _MAX_BYTES: Final = 16 * 1024
-_LINES: Final = ("vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags", "Features")
+_LINES: Final = (
+    *("vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags"),
+    *("Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision"),
+)
+_LIMITS: Final = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables that make a library pass over what the CPU has."""
 
 
 def kept_or_shown(
@@ -51,6 +58,13 @@ def kept_or_shown(
     return found
 
 
+def forget(module: str) -> None:
+    """Remove what was kept of a library, because it is not what it was."""
+    with suppress(OSError):
+        for path in cache_folder("facts").glob(f"{module}-*.json"):
+            path.unlink(missing_ok=True)
+
+
 def _about(module: str, distributions: Sequence[str], cpuinfo: Path) -> dict[str, str] | None:
     """All that the facts depend on; None where that is not known."""
     try:
@@ -70,18 +84,19 @@ def _about(module: str, distributions: Sequence[str], cpuinfo: Path) -> dict[str
 
 
 def cpu_digest(cpuinfo: Path = _CPUINFO) -> str | None:
-    """SHA-256 of what /proc/cpuinfo says of the processors' model and flags; None where it cannot be read."""
+    """SHA-256 of the processors' model and flags, and of what limits them; None where /proc/cpuinfo cannot be read."""
     try:
         text = cpuinfo.read_text(errors="replace")
     except OSError:
         return None
     lines = {line for line in text.splitlines() if line.split(":")[0].strip() in _LINES}
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    limits = [f"{name}={os.environ.get(name, '')}" for name in _LIMITS]
+    return hashlib.sha256("\n".join([*sorted(lines), *limits]).encode()).hexdigest()
 
 
 def _file(about: dict[str, str]) -> Path:
     digest = hashlib.sha256(strictjson.dumps(about)).hexdigest()
-    return cache_folder("facts") / f"{digest[:32]}.json"
+    return cache_folder("facts") / f"{about['module']}-{digest[:32]}.json"
 
 
 def _bytes(about: dict[str, str], facts: BackendFacts) -> bytes:

@@ -36,7 +36,7 @@ from .base import (
 )
 from .cores import quota_in_cores, usable_cores
 from .instructions import host_instructions
-from .kept_facts import kept_or_shown
+from .kept_facts import forget, kept_or_shown
 from .quantized_probe import QUANTIZED_CONVOLUTION
 
 _AS_USUAL: Final = OpenOptions()
@@ -128,6 +128,8 @@ class OnnxRuntimeBackend:
         try:
             import onnxruntime
         except ImportError as error:
+            facts.cache_clear()
+            forget("onnxruntime")
             hint = "install it anew with pip install 'resnet-export[onnxruntime]'"
             raise UnavailableError(f"onnxruntime cannot be imported: {error}; {hint}") from error
         if precision not in facts().precisions:

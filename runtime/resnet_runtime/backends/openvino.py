@@ -2,7 +2,7 @@
 
 OpenVINO takes INFERENCE_PRECISION_HINT as a wish: on a CPU without FP16 arithmetic it computes an "f16" model in FP32
 and says so only in a property. So every precision is shown on a small convolution before it is offered (``facts``),
-and the loaded graph is looked at before it is used.
+and a compiled graph is looked at before it is used, or kept for a later process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -42,7 +42,7 @@ from .base import (
 from .compiled_cache import CompiledCache
 from .cores import quota_in_cores
 from .instructions import host_instructions
-from .kept_facts import cpu_digest, kept_or_shown
+from .kept_facts import cpu_digest, forget, kept_or_shown
 from .quantized_probe import QUANTIZED_CONVOLUTION
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -56,7 +56,13 @@ _AS_USUAL: Final = OpenOptions()
 @functools.cache
 def facts() -> BackendFacts:
     """Which precisions this CPU computes, each shown on a convolution, now or to an earlier process on such a host."""
-    return kept_or_shown("openvino", ("openvino",), lambda: (shown_facts(), True))
+    return kept_or_shown("openvino", ("openvino",), _shown)
+
+
+def _shown() -> tuple[BackendFacts, bool]:
+    """And whether all of it could be tried."""
+    found = shown_facts()
+    return found, found.missing is None and _computes_integers() is not None
 
 
 def shown_facts() -> BackendFacts:
@@ -76,18 +82,18 @@ def shown_facts() -> BackendFacts:
 
 def computes_in(precision: str) -> bool:
     """Whether OpenVINO, asked for ``precision``, computes in it, shown on a convolution."""
-    return _computes_integers() if precision == "int8" else _rounds_to(precision)
+    return bool(_computes_integers()) if precision == "int8" else _rounds_to(precision)
 
 
-def _computes_integers() -> bool:
+def _computes_integers() -> bool | None:
     """Whether a quantized convolution is an integer one in the graph that OpenVINO executes.
 
-    Its answer would not tell: FP32 holds every sum of so few products exactly.
+    Its answer would not tell: FP32 holds every sum of so few products exactly. None: it could not be tried.
     """
     try:
         compiled = _core().compile_model(_core().read_model(QUANTIZED_CONVOLUTION), "CPU", _config("int8", LATENCY))
-    except RuntimeError:  # a build without the ONNX reader
-        return False
+    except RuntimeError:  # a build without the ONNX reader, or no memory
+        return None
     types = [found for _, _, found in _convolutions(compiled)]
     return bool(types) and all(found in _INTEGERS for found in types)
 
@@ -157,6 +163,7 @@ class OpenVINOBackend:
             if options.kept_as is None
             else _Store(options.kept_as, precision, self._config, options.kept, signature)
         )
+        self._streams: int | None = None
         self._data: Model | None = model
         self._model: Any = None
         kept = self._kept_and_verified(model)
@@ -174,8 +181,12 @@ class OpenVINOBackend:
         """The streams of the compiled graph: one for latency."""
         if self._options.intent == LATENCY:
             return 1
-        compiled = self._compiled_for(self.signature.smallest_batch)
-        return int(compiled.model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        if self._streams is None:
+            with self._lock:
+                some = next(reversed(self._compiled.values()), None)
+            some = some or self._compiled_for(self.signature.smallest_batch)
+            self._streams = int(some.model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        return self._streams
 
     def start(self, inputs: Arrays, outputs: Arrays | None = None, stream: object | None = None) -> Pending:
         """See ``Backend.start``. The batch is padded with zeros up to the next size that is compiled."""
@@ -271,7 +282,7 @@ class _Store:
     ) -> None:
         self._config = config
         self._signature = signature
-        self._cache = CompiledCache("openvino")
+        self._cache = None if cpu_digest() is None else CompiledCache("openvino")
         self._depends_on: dict[str, object] = {
             "model": digest,
             "precision": precision,
@@ -283,7 +294,7 @@ class _Store:
 
     def read(self, size: int, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
         """The file of one batch size; None where there is none that is whole. The library need not be imported."""
-        return self._cache.load(self._path(size, shape))
+        return None if self._cache is None else self._cache.load(self._cache.path(self._about(size, shape)))
 
     def imported(self, data: NDArray[np.uint8] | None) -> _Compiled | None:
         """The compiled graph; None where it has to be made."""
@@ -299,14 +310,16 @@ class _Store:
 
     def keep(self, compiled: Any, size: int, shape: tuple[int, ...]) -> None:
         """Write it."""
+        if self._cache is None:
+            return
         try:
             exported: io.BytesIO = compiled.export_model()
         except RuntimeError:  # it costs the next process its time
             return
-        self._cache.store(self._path(size, shape), exported.getvalue())
+        self._cache.store(self._cache.path(self._about(size, shape)), exported.getvalue())
 
-    def _path(self, size: int, shape: tuple[int, ...]) -> Path:
-        return self._cache.path({**self._depends_on, "shape": [size, *shape]})
+    def _about(self, size: int, shape: tuple[int, ...]) -> dict[str, object]:
+        return {**self._depends_on, "shape": [size, *shape]}
 
 
 class _Compiled:
@@ -314,7 +327,6 @@ class _Compiled:
 
     def __init__(self, compiled: Any, signature: Signature, data: NDArray[np.uint8] | None = None) -> None:
         self.model = compiled
-        self._data = data  # what it was imported of: OpenVINO points into it
         self._signature = signature
         self._idle: list[Any] = []
         self._lock = threading.Lock()
@@ -322,6 +334,7 @@ class _Compiled:
         import openvino
 
         self._tensor = openvino.Tensor
+        self._data = data  # what it was imported of: OpenVINO points into it, so that it is the last to go
 
     def start(self, batch: NDArray[Any], count: int, outputs: Arrays | None) -> Pending:
         with self._lock:
@@ -350,13 +363,20 @@ class _Running:
     """A started infer request. It keeps the input alive; ``result`` may be called again."""
 
     def __init__(self, owner: _Compiled, request: Any, batch: NDArray[Any], count: int, outputs: Arrays | None) -> None:
+        self._request = request  # it goes before the owner, whose memory it reads
         self._owner = owner
-        self._request = request
         self._batch = batch
         self._count = count
         self._outputs = outputs
         self._lock = threading.Lock()
         self._finished: Finished | None = None
+
+    def __del__(self) -> None:
+        """Of a call that nobody waited for: it is done before the memory that it reads is freed."""
+        request = getattr(self, "_request", None)
+        if request is not None:
+            with suppress(Exception):
+                request.wait()
 
     def result(self) -> dict[str, NDArray[Any]]:
         with self._lock:
@@ -377,10 +397,11 @@ def _check_importable() -> None:
     """Facts that were kept are older than the library's last update."""
     try:
         _core()
-    except ImportError as error:
-        raise UnavailableError(
-            f"openvino cannot be imported: {error}; install it anew with pip install 'resnet-export[openvino]'"
-        ) from error
+    except (ImportError, RuntimeError) as error:
+        facts.cache_clear()
+        forget("openvino")
+        hint = "install it anew with pip install 'resnet-export[openvino]'"
+        raise UnavailableError(f"openvino cannot be imported: {_first_line(error)}; {hint}") from error
 
 
 def _config(precision: str, intent: str) -> dict[str, Any]:
