@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
+import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from .cold_start import ColdStart
     from .gpu_host import ThisGpu
     from .speed import LoopOptions, Row
-
-SCHEMA = "resnet-bench-run/1"
 
 _CPU_BATCHES = (1, 8)
 _GPU_BATCHES = (1, 8, 32, 128, 256)
@@ -77,11 +77,15 @@ def run_command(
     from .speed import LoopOptions
     from .speed_table import speed_table
 
+    _check_files(json_file, html_file, png_file)
     options = LoopOptions(rounds=rounds)
     sizes = None if batches is None else _sizes(batches)
+    given = [] if bundle is None else [bundle.name]  # by their names alone: a record tells nothing of a machine
+    given += [] if model is None else ["--model", model.name]
+    given += ["--trust"] if trust else []
     try:
         with _given(bundle, model) as (path, checkpoint):
-            figures, rows, starts = _measured(path, checkpoint, trust, sizes, against, options, cold_starts)
+            figures, rows, starts = _measured(path, checkpoint, trust, sizes, against, options, cold_starts, given)
     except DetailedError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(error.exit_status) from None
@@ -107,6 +111,15 @@ def _given(bundle: Path | None, model: Path | None) -> Iterator[tuple[Path, Path
         yield found
 
 
+def _check_files(json_file: Path | None, html_file: Path | None, png_file: Path | None) -> None:
+    """Say before minutes of measuring what could not be written after them."""
+    for option, path in (("--json", json_file), ("--html", html_file), ("--png", png_file)):
+        if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+            raise click.UsageError(f"{option} {path} cannot be written: give a file in a folder that can")
+    if png_file is not None and importlib.util.find_spec("resvg_py") is None:
+        raise click.UsageError("--png needs resvg_py: pip install 'resnet-export[bench]', or leave it out")
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     """Of a list with commas, each once."""
     try:
@@ -126,6 +139,7 @@ def _measured(
     against: str | None,
     options: LoopOptions,
     start_rounds: int,
+    given: Sequence[str],
 ) -> tuple[dict[str, Any], list[Row], list[ColdStart]]:
     """The figures of the record, the rows, and the processes.
 
@@ -136,6 +150,7 @@ def _measured(
 
     from .cases import Subject
     from .cold_start import cold_start_json, cold_starts, measure_cold_starts
+    from .compare import SCHEMA
     from .gpu_host import ThisGpu, has_gpu
     from .plan import checked_batches, checked_names, run
     from .speed_figures import row_json
@@ -178,7 +193,7 @@ def _measured(
             variant.id: [dataclasses.asdict(layer) for layer in variant.kept_higher]
             for variant in bundle.manifest.variants
         },
-        "command": _command(path, model, sizes, against, options, start_rounds),
+        "command": _command(given, sizes, against, options, start_rounds),
         "noticed": noticed,
         "rows": [row_json(row, rows) for row in rows],
         "cold_starts": [cold_start_json(start, starts) for start in starts],
@@ -187,11 +202,10 @@ def _measured(
 
 
 def _command(
-    path: Path, model: Path | None, sizes: Sequence[int], against: str | None, options: LoopOptions, start_rounds: int
+    given: Sequence[str], sizes: Sequence[int], against: str | None, options: LoopOptions, start_rounds: int
 ) -> str:
-    """What to type to measure the same again; files by their names alone."""
-    parts = ["resnet-bench", "run", path.name]
-    parts += [] if model is None else ["--model", model.name]
+    """What to type to measure the same again."""
+    parts = ["resnet-bench", "run", *given]
     parts += ["--batch", ",".join(map(str, sizes))]
     parts += [] if against is None else ["--against", against]
     return shlex.join([*parts, "--rounds", str(options.rounds), "--cold-starts", str(start_rounds)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -116,7 +117,7 @@ class ColdStart:
 
 
 def cold_starts(subject: Subject, checkpoint: Path | None) -> list[ColdStart]:
-    """This runtime as ``load`` chooses, eager, and the libraries on the file that the runtime takes.
+    """This runtime as ``load`` chooses, eager, and each library on the file that it would be given by default.
 
     Args:
         subject: what is measured.
@@ -198,12 +199,12 @@ def _run(start: ColdStart, sample: Path, check: CheckData, *, keep: bool) -> Non
         try:
             cost = process_cost(command)
             found = np.load(answer)
-        except (ProcessFailedError, OSError, ValueError) as error:
+        except (ProcessFailedError, subprocess.CalledProcessError, OSError, ValueError) as error:
             start.reason, start.costs = _last_line(error), []
             return
     expected = check.outputs[name]
-    spread = float(np.ptp(expected, axis=0).max())
-    if found.shape != expected[:1].shape or np.abs(found - expected[:1]).max() > _TOLERANCE * spread:
+    spread = float(np.ptp(expected, axis=0).max()) or float(np.ptp(expected))  # of one sample, between its classes
+    if found.shape != expected[:1].shape or not np.abs(found - expected[:1]).max() <= _TOLERANCE * spread:
         start.reason, start.costs = "its answer is wrong", []
     elif keep:
         start.costs.append(cost)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from .cases import RunError
+from .speed_figures import REFERENCE
 
 SCHEMA: Final = "resnet-bench-run/1"
+"""Of a record."""
 
 SLOWER: Final = "slower"
 FASTER: Final = "faster"
@@ -69,6 +71,8 @@ def record_from_file(path: Path) -> dict[str, Any]:
         schema, rows = record["figures"]["schema"], list(record["figures"]["rows"])
         assert isinstance(record["host"], dict)
         assert all({"name", "batch", "timed", "figures"} <= set(row) for row in rows)
+        _ratios(record)
+        _model(record)
     except (KeyError, TypeError, ValueError, AssertionError):
         raise RunError(f"{path} is no record of resnet-bench run: give a file that --json wrote") from None
     if schema != SCHEMA:
@@ -85,6 +89,7 @@ def check_same_host(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     for what, was, now in (
         ("host", old["host"], new["host"]),
         ("GPU", _gpu(old), _gpu(new)),
+        ("model", _model(old), _model(new)),
     ):
         if was != now:
             keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
@@ -92,6 +97,11 @@ def check_same_host(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
                 f"the records are of different {what}s: {keys[0]} was {was.get(keys[0])} and is {now.get(keys[0])}; "
                 "--other-host compares them all the same"
             )
+
+
+def _model(record: Mapping[str, Any]) -> dict[str, Any]:
+    found = record["figures"]["bundle"]["model"]
+    return {key: found[key] for key in ("architecture", "parameters")}
 
 
 def _gpu(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,11 +120,12 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 
 def _ratios(record: Mapping[str, Any]) -> dict[tuple[str, int, str, str], Ratio]:
+    """Those to ``REFERENCE``: a run without it compares with whatever came first."""
     found = {}
     for row in record["figures"]["rows"]:
         for figure in row["figures"]:
             reference = figure["reference"]
-            if reference is not None:
+            if reference is not None and reference["name"] == REFERENCE:
                 ratio = reference["ratio"]
                 key = (str(row["name"]), int(row["batch"]), str(row["timed"]), str(figure["clock"]))
                 found[key] = Ratio(float(ratio["median"]), float(ratio["low"]), float(ratio["high"]))

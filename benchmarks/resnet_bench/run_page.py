@@ -6,15 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from resnet_export.pages.charts import FIXED, OF_THE_PAGE, Axis, Palette, Point, axis_of, lines, scatter, spans
+from resnet_export.pages.charts import (
+    EXACT_DB,
+    FIXED,
+    OF_THE_PAGE,
+    Axis,
+    Palette,
+    Point,
+    axis_of,
+    lines,
+    scatter,
+    spans,
+)
 from resnet_export.pages.page import LIGHT, Cell, Html, Section, element, escaped, joined, page, pairs, table
 from resnet_runtime.errors import UnavailableError
 
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
-
-EXACT_DB: Final = 120.0
-"""What is exact to float32 is drawn here: above it the figure is of rounding errors alone."""
 
 MOST_LINES: Final = 10
 
@@ -115,8 +123,11 @@ def _speed(row: Row) -> float:
 
 def _latencies(rows: Sequence[Row]) -> Html:
     """At the smallest batch, one call at a time, the fastest first."""
-    smallest = min(row["batch"] for row in rows)
-    single = [row for row in rows if row["batch"] == smallest and "at once" not in row["timed"]]
+    alone = [row for row in rows if "at once" not in row["timed"]]
+    if not alone:
+        return Html("")
+    smallest = min(row["batch"] for row in alone)
+    single = [row for row in alone if row["batch"] == smallest]
     several = len({row["timed"] for row in single}) > 1
     shown = []
     for row in single:

@@ -85,7 +85,7 @@ class Row:
 
     @property
     def rounds(self) -> list[float]:
-        """Seconds a call by the wall clock, a figure a round: the median of its samples."""
+        """Seconds a batch by the wall clock, a figure a round: the median of its samples."""
         return [statistics.median(samples) for samples in self.samples]
 
     def refuse(self, error: Exception) -> None:

@@ -18,7 +18,7 @@ from .networks import save_live_resnet, varied_images
 
 ARCHITECTURE: Final = "resnet50"
 SHAPE: Final = (3, 224, 224)
-IMAGES: Final = 64
+IMAGES: Final = 32
 """That it is calibrated with."""
 
 

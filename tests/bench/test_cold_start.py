@@ -52,6 +52,7 @@ def test_without_a_checkpoint_there_is_no_eager(subject: Subject) -> None:
         ("pass", "answer.npy"),
         ("import sys, numpy; numpy.save(sys.argv[3], numpy.zeros((1, 2)))", "its answer is wrong"),
         ("import sys, numpy; numpy.save(sys.argv[3], numpy.load(sys.argv[1]) + 9)", "its answer is wrong"),
+        ("import sys, numpy; numpy.save(sys.argv[3], numpy.load(sys.argv[1]) * numpy.nan)", "its answer is wrong"),
     ],
 )
 def test_what_fails_or_answers_wrongly_is_not_measured(

@@ -14,6 +14,7 @@ from resnet_bench.cli import command
 from resnet_bench.compare import FASTER, GONE, NEW, SAME, SLOWER, changes
 
 HOST = {"processor": "A CPU", "cores": 2}
+MODEL = {"architecture": "resnet50", "parameters": 25_000_000}
 
 
 def row(name: str, low: float, high: float, batch: int = 1) -> dict[str, Any]:
@@ -27,12 +28,17 @@ def row(name: str, low: float, high: float, batch: int = 1) -> dict[str, Any]:
     }
 
 
-def record(*rows: dict[str, Any], host: dict[str, Any] = HOST, gpu: dict[str, str] | None = None) -> dict[str, Any]:
+def record(
+    *rows: dict[str, Any],
+    host: dict[str, Any] = HOST,
+    gpu: dict[str, str] | None = None,
+    model: dict[str, Any] = MODEL,
+) -> dict[str, Any]:
     eager = {"name": "eager", "batch": 1, "timed": "the call", "figures": [{"clock": "wall", "reference": None}]}
     return {
         "kind": "run",
         "host": host,
-        "figures": {"schema": "resnet-bench-run/1", "gpu": gpu, "rows": [eager, *rows]},
+        "figures": {"schema": "resnet-bench-run/1", "gpu": gpu, "bundle": {"model": model}, "rows": [eager, *rows]},
     }
 
 
@@ -90,6 +96,10 @@ def test_the_same_record_is_no_change(tmp_path: Path) -> None:
         (record(host={"processor": "Another", "cores": 2}), "of different hosts: processor was A CPU and is Another"),
         (record(host={"processor": "A CPU", "cores": 4}), "of different hosts: cores was 2 and is 4"),
         (record(gpu={"gpu": "NVIDIA L4"}), "of different GPUs: gpu was None and is NVIDIA L4"),
+        (
+            record(model=MODEL | {"architecture": "resnet18"}),
+            "of different models: architecture was resnet50 and is resnet18",
+        ),
     ],
 )
 def test_other_hosts_are_refused_unless_told(tmp_path: Path, new: dict[str, Any], said: str) -> None:
@@ -110,7 +120,8 @@ def test_other_hosts_are_refused_unless_told(tmp_path: Path, new: dict[str, Any]
             {"kind": "accuracy", "host": {}, "figures": {"schema": "x", "models": []}},
             "is no record of resnet-bench run",
         ),
-        ({"host": {}, "figures": {"schema": "resnet-bench-run/0", "rows": []}}, "has the schema 'resnet-bench-run/0'"),
+        ({**record(), "figures": {**record()["figures"], "schema": "resnet-bench-run/0"}}, "has the schema 'resnet-"),
+        (record({"name": "a", "batch": 1, "timed": "x", "figures": [{}]}), "is no record of resnet-bench run"),
     ],
 )
 def test_what_is_no_record_is_one_sentence(tmp_path: Path, new: Any, said: str) -> None:
@@ -120,3 +131,9 @@ def test_what_is_no_record_is_one_sentence(tmp_path: Path, new: Any, said: str) 
     assert len(result.stderr.splitlines()) == 1
     missing = CliRunner().invoke(command, ["compare", str(tmp_path / "none.json"), str(tmp_path / "old.json")])
     assert "none.json cannot be read: No such file or directory" in missing.stderr
+
+
+def test_ratios_to_something_else_than_eager_are_not_compared() -> None:
+    old, new = row("a", 5, 6), row("a", 1, 2)
+    new["figures"][0]["reference"]["name"] = "openvino"
+    assert [item.verdict for item in changes(record(old), record(new))] == [GONE]

@@ -6,7 +6,7 @@ In a page the colours are its CSS variables, so that they follow light and dark;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -17,6 +17,9 @@ Palette = Mapping[str, str]
 
 OF_THE_PAGE: Final[Palette] = MappingProxyType({name: f"var(--{name})" for name in LIGHT})
 FIXED: Final[Palette] = MappingProxyType(dict(LIGHT))
+
+EXACT_DB: Final = 120.0
+"""A signal to noise that is drawn as exact: above it the figure is of float32's rounding alone."""
 
 WIDTH: Final = 560
 _FONT: Final = 13
@@ -69,7 +72,7 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Round numbers within the ends, three to eight."""
+        """Round numbers within the ends, about two to eight."""
         if self.logarithmic:
             found = [
                 factor * 10.0**power
@@ -77,7 +80,10 @@ class Axis:
                 for factor in (1, 2, 5)
                 if self.low <= factor * 10.0**power <= self.high
             ]
-            return found if len(found) <= 8 else [value for value in found if f"{value:e}"[0] == "1"]
+            if len(found) > 8:
+                return [value for value in found if f"{value:e}"[0] == "1"]
+            if len(found) >= 2:
+                return found
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -263,7 +269,3 @@ def _n(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:g}" if abs(value) < 1e4 else f"{value:,.0f}"
-
-
-Chart = Callable[[Palette], Html]
-"""A chart in some colours."""

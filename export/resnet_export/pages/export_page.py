@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .charts import Axis, Point, axis_of, scatter
+from .charts import EXACT_DB, Axis, Point, axis_of, scatter
 from .page import Cell, Html, Section, element, joined, page, pairs, table
 
 Report = Mapping[str, Any]
-
-EXACT_DB = 120.0
-"""What is exact to float32 is drawn here: above it the figure is of rounding errors alone."""
 
 
 def page_from_report(report: Report) -> bytes:
