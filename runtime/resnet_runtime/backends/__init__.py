@@ -28,7 +28,7 @@ EngineOpener = Callable[[str, Engine, bytes, Signature, str], Backend]
 
 
 def facts_of(name: str) -> BackendFacts:
-    """What the backend ``name`` is on this host; imports its library.
+    """What the backend ``name`` is on this host; imports its library, unless an earlier process kept what it is.
 
     Raises:
         InputError: there is no backend of that name.
