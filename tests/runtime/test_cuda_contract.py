@@ -6,8 +6,7 @@ import itertools
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from resnet_runtime.backends.tensorrt.cuda import (
 from resnet_runtime.backends.tensorrt.pycuda_device import cuda_device
 from resnet_runtime.testing.simulated_cuda import SimulatedCuda
 from tests.runtime.device_work import KernelWork, SimulatedWork, Work
+from tests.runtime.threads import in_threads
 
 SIZE = 1000
 ABSURD = 2**50
@@ -98,25 +98,6 @@ def ramp(seed: int, size: int = SIZE) -> Bytes:
 def free(*items: Stream | Event | Memory | Pinned | Graph) -> None:
     for item in items:
         item.free()
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    raised: list[BaseException] = []
-
-    def run(index: int) -> None:
-        try:
-            work(index)
-        except BaseException as error:
-            raised.append(error)
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert not any(thread.is_alive() for thread in threads)
-    if raised:
-        raise raised[0]
 
 
 def test_the_device_says_what_it_is(device: Device) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from resnet_runtime.session import Session
 
 from .graphs import answers, colors, linear_graph, write_linear
 from .test_backends import LINEAR
+from .threads import in_threads
 
 
 def check(found: dict[str, np.ndarray], images: np.ndarray) -> None:
@@ -45,23 +45,13 @@ def test_calls_that_are_started_together_have_their_own_answers(name: str, inten
 @pytest.mark.parametrize("name", BACKENDS)
 def test_eight_threads_for_throughput(name: str) -> None:
     backend = open_backend(name, linear_graph(), LINEAR, "fp32", OpenOptions(intent=THROUGHPUT))
-    failures: list[BaseException] = []
 
     def work(seed: int) -> None:
-        try:
-            for index in range(20):
-                images = colors(1 + (seed + index) % 4, seed=100 * seed + index)
-                check(backend.start({"images": images}).result(), images)
-        except BaseException as error:
-            failures.append(error)
+        for index in range(20):
+            images = colors(1 + (seed + index) % 4, seed=100 * seed + index)
+            check(backend.start({"images": images}).result(), images)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads)
-    assert failures == []
+    in_threads(8, work)
     backend.close()
 
 

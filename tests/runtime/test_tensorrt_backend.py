@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +17,7 @@ from resnet_runtime.testing.simulated_cuda import SimulatedCuda
 from resnet_runtime.testing.simulated_engine import SimulatedEngine
 
 from .tensorrt_calls import INPUTS, LARGEST, OUTPUTS, SIGNATURE, answer, batch, check, freed, made
+from .threads import in_threads
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -168,24 +167,14 @@ def test_any_interleaving_answers_each_call_with_its_own(
 def test_threads_get_their_own_answers(graphs: bool) -> None:
     cuda = SimulatedCuda()
     backend = made(cuda, contexts=3, graphs=graphs)
-    failures: list[BaseException] = []
 
     def work(seed: int) -> None:
-        try:
-            for index in range(30):
-                image = batch(1 + (seed + index) % LARGEST, 100 * seed + index)
-                check(backend.start({"input": image}).result(), image)
-            assert cuda.depth == 0
-        except BaseException as error:
-            failures.append(error)
+        for index in range(30):
+            image = batch(1 + (seed + index) % LARGEST, 100 * seed + index)
+            check(backend.start({"input": image}).result(), image)
+        assert cuda.depth == 0
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads)
-    assert failures == []
+    in_threads(8, work)
     backend.close()
     assert freed(cuda)
 

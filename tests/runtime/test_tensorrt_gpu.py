@@ -36,6 +36,7 @@ from tests.runtime.gpu_engines import (
     built_by,
     kernel_built,
 )
+from tests.runtime.threads import in_threads
 
 pytestmark = pytest.mark.gpu
 
@@ -153,28 +154,18 @@ def test_calls_that_are_started_together_have_their_own_answers(built: Opens) ->
 
 
 def test_eight_threads(built: Opens) -> None:
-    raised: list[BaseException] = []
     answers = [(images, built.expected(images)) for images in (batch(1 + seed, seed) for seed in range(LARGEST))]
     spread = np.ptp(built.expected(all_images())["logits"])
 
     def work(index: int) -> None:
-        try:
-            for round_ in range(100):
-                images, expected = answers[(index + round_) % LARGEST]
-                error = np.abs(call(backend, images)["logits"] - expected["logits"]).max()
-                assert error <= FP16_ERROR * spread
-            assert current_context() == 0
-        except BaseException as error:
-            raised.append(error)
+        for round_ in range(100):
+            images, expected = answers[(index + round_) % LARGEST]
+            error = np.abs(call(backend, images)["logits"] - expected["logits"]).max()
+            assert error <= FP16_ERROR * spread
+        assert current_context() == 0
 
     with closing(built.opened()) as backend:
-        threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(300)
-        assert not any(thread.is_alive() for thread in threads)
-        assert raised == []
+        in_threads(8, work, 300)
 
 
 def test_it_may_be_closed_in_another_thread(built: Opens) -> None:
