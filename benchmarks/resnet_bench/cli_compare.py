@@ -19,16 +19,17 @@ def compare_command(old: Path, new: Path, other_host: bool) -> None:
     Each row's ratio to eager is compared, which its own run measured in the same rounds; a row has changed where the
     two intervals have nothing in common.
     """
-    from .compare import GONE, SLOWER, changes, check_same_host, compare_table, record_from_file
+    from .compare import GONE, SLOWER, changes, check_compared, check_same_host, compare_table, record_from_file
 
     try:
         before, after = record_from_file(old), record_from_file(new)
         if not other_host:
             check_same_host(before, after)
+        found = changes(before, after)
+        check_compared(found)
     except DetailedError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(error.exit_status) from None
-    found = changes(before, after)
     for line in compare_table(found):
         click.echo(line)
     slower = [change for change in found if change.verdict == SLOWER]

@@ -109,6 +109,18 @@ def _gpu(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: found[key] for key in ("gpu", "compute_capability") if key in found}
 
 
+def check_compared(found: Sequence[Change]) -> None:
+    """Refuse to call two records the same of which nothing was compared.
+
+    Raises:
+        RunError: neither has a ratio to eager.
+    """
+    if not found:
+        raise RunError(
+            "neither record has a ratio to eager PyTorch, which is what is compared: measure with --model model.pt"
+        )
+
+
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """Each row of either record that has a ratio to the reference, in the old record's order, then the new one's."""
     before, after = _ratios(old), _ratios(new)

@@ -107,7 +107,8 @@ def test_other_hosts_are_refused_unless_told(tmp_path: Path, new: dict[str, Any]
     assert result.exit_code == 2
     assert said in result.stderr
     assert result.stderr.endswith("--other-host compares them all the same\n")
-    assert compared(tmp_path, record(), new, "--other-host").exit_code == 0
+    told = compared(tmp_path, record(row("a", 1, 2)), new, "--other-host")
+    assert (told.exit_code, "gone" in told.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +138,9 @@ def test_ratios_to_something_else_than_eager_are_not_compared() -> None:
     old, new = row("a", 5, 6), row("a", 1, 2)
     new["figures"][0]["reference"]["name"] = "openvino"
     assert [item.verdict for item in changes(record(old), record(new))] == [GONE]
+
+
+def test_records_of_which_nothing_can_be_compared_are_refused(tmp_path: Path) -> None:
+    result = compared(tmp_path, record(), record())
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: neither record has a ratio to eager PyTorch")
