@@ -6,20 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from resnet_bench.cli import command
-from resnet_bench.networks import live_resnet
 from resnet_export import ExportOptions, ModelOptions, bundle_from_checkpoint
-from tests.export.models import TINY
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bench") / "tiny.pt"
-    torch.save(live_resnet(TINY, size=32).state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="module")

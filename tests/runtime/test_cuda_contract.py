@@ -6,98 +6,29 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from resnet_runtime.backends.tensorrt.cuda import (
-    Cuda,
     CudaError,
-    Event,
-    Graph,
-    Memory,
     OutOfMemoryError,
-    Pinned,
-    Stream,
 )
-from resnet_runtime.backends.tensorrt.pycuda_device import cuda_device
-from resnet_runtime.testing.simulated_cuda import SimulatedCuda
-from tests.runtime.device_work import KernelWork, SimulatedWork, Work
+from tests.runtime.contract_device import (
+    ABSURD,
+    SIZE,
+    Device,
+    device,
+    free,
+    needs_graphs,
+    ramp,
+    real,
+    simulated,
+)
 from tests.runtime.threads import in_threads
 
-SIZE = 1000
-ABSURD = 2**50
-Bytes = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device, work for it, and a size of which it has room for a few, but not for ``rounds``."""
-
-    cuda: Cuda
-    work: Work
-    block: int
-    rounds: int
-
-    def uploaded(self, data: Bytes, stream: Stream) -> tuple[Memory, Pinned]:
-        """Memory with ``data``, which is on its way there, from pinned memory that has to stay until then."""
-        memory, pinned = self.cuda.allocate(len(data)), self.cuda.pinned(len(data))
-        pinned.array[: len(data)] = data
-        self.cuda.upload(memory.address, pinned.array[: len(data)], stream)
-        return memory, pinned
-
-    def read(self, memory: Memory, size: int, stream: Stream) -> Bytes:
-        """What the stream finds in memory when it comes to it."""
-        pinned = self.cuda.pinned(size)
-        self.cuda.download(pinned.array[:size], memory.address, stream)
-        stream.synchronize()
-        found = pinned.array[:size].copy()
-        pinned.free()
-        return found
-
-
-def simulated() -> Device:
-    cuda = SimulatedCuda(memory=2**20)
-    return Device(cuda, SimulatedWork(cuda), 2**18, 20)
-
-
-def real() -> Device:
-    cuda = cuda_device()
-    return Device(cuda, KernelWork(cuda), 2**30, 400)
-
-
-@pytest.fixture(params=[simulated, pytest.param(real, marks=pytest.mark.gpu)], ids=["simulated", "pycuda"])
-def device(request: pytest.FixtureRequest) -> Iterator[Device]:
-    """Closed afterwards, with nothing left but the thread's context of before."""
-    made: Device = request.param()
-    before = made.work.current()
-    yield made
-    assert made.work.current() == before
-    made.work.close()
-    made.cuda.close()
-    assert made.work.current() == before
-    if isinstance(made.cuda, SimulatedCuda):
-        left = [kind for kind in (Stream, Event, Memory, Pinned, Graph) if made.cuda.alive(kind)]
-        assert left == [], "a test has to free what it made, or what is freed here is not tested"
-
-
-@pytest.fixture
-def needs_graphs(device: Device) -> None:
-    if device.cuda.no_graphs is not None:
-        pytest.skip(device.cuda.no_graphs)
-
-
-def ramp(seed: int, size: int = SIZE) -> Bytes:
-    return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
-
-
-def free(*items: Stream | Event | Memory | Pinned | Graph) -> None:
-    for item in items:
-        item.free()
+__all__ = ["device", "needs_graphs"]  # fixtures
 
 
 def test_the_device_says_what_it_is(device: Device) -> None:
@@ -255,72 +186,6 @@ def test_a_stream_of_another_library_is_known_by_its_handle(device: Device) -> N
         free(memory, pinned, back, event, theirs, mine)
 
 
-def captured(device: Device, memory: Memory, source: Pinned, target: Pinned, stream: Stream) -> Graph:
-    cuda = device.cuda
-    cuda.begin_capture(stream)
-    cuda.upload(memory.address, source.array, stream)
-    device.work.add(memory.address, SIZE, 4, stream)
-    cuda.download(target.array, memory.address, stream)
-    return cuda.end_capture(stream)
-
-
-@pytest.mark.usefixtures("needs_graphs")
-def test_nothing_that_is_captured_is_done_by_that(device: Device) -> None:
-    cuda, data = device.cuda, ramp(9)
-    with cuda.current():
-        stream, other, source, target = cuda.stream(), cuda.stream(), cuda.pinned(SIZE), cuda.pinned(SIZE)
-        memory, pinned = device.uploaded(data, stream)
-        target.array[:] = 9
-        graph = captured(device, memory, source, target, stream)  # behind the upload, which is not part of it
-        stream.synchronize()
-        assert set(target.array) == {9}
-        np.testing.assert_array_equal(device.read(memory, SIZE, other), data)
-        free(graph, memory, pinned, source, target, stream, other)
-
-
-@pytest.mark.usefixtures("needs_graphs")
-def test_a_graph_is_launched_as_often_as_one_likes_on_what_its_staging_holds_then(device: Device) -> None:
-    cuda, work = device.cuda, device.work
-    with cuda.current():
-        stream, other = cuda.stream(), cuda.stream()
-        memory, source, target = cuda.allocate(SIZE), cuda.pinned(SIZE), cuda.pinned(SIZE)
-        graph = captured(device, memory, source, target, stream)
-        for seed in range(5):
-            on = other if seed == 3 else stream
-            source.array[:] = ramp(seed)
-            graph.launch(on)
-            work.add(memory.address, SIZE, 1, on)
-            on.synchronize()
-            np.testing.assert_array_equal(target.array, ramp(seed) + np.uint8(4))
-            np.testing.assert_array_equal(device.read(memory, SIZE, on), ramp(seed) + np.uint8(5))
-        free(graph, memory, source, target, stream, other)
-
-
-@pytest.mark.usefixtures("needs_graphs")
-def test_other_threads_go_on_while_one_captures(device: Device) -> None:
-    cuda, work, data = device.cuda, device.work, ramp(10)
-
-    def go_on(_: int) -> None:
-        with cuda.current():
-            stream = cuda.stream()
-            memory, pinned = device.uploaded(data, stream)
-            work.add(memory.address, SIZE, 1, stream)
-            np.testing.assert_array_equal(device.read(memory, SIZE, stream), data + np.uint8(1))
-            free(memory, pinned, stream)
-
-    with cuda.current():
-        stream, memory, target = cuda.stream(), cuda.allocate(SIZE), cuda.pinned(SIZE)
-        cuda.begin_capture(stream)
-        work.add(memory.address, SIZE, 4, stream)
-        in_threads(2, go_on)
-        cuda.download(target.array, memory.address, stream)
-        graph = cuda.end_capture(stream)
-        graph.launch(stream)
-        stream.synchronize()
-        np.testing.assert_array_equal(target.array, device.read(memory, SIZE, stream))
-        free(graph, memory, target, stream)
-
-
 def test_memory_that_is_freed_is_there_again(device: Device) -> None:
     cuda = device.cuda
     with cuda.current():
@@ -414,7 +279,10 @@ def test_a_context_that_broke_says_so_ever_after() -> None:
 @pytest.mark.gpu
 def test_a_real_context_that_broke_says_so_ever_after() -> None:
     """In a process of its own, which can do nothing on the device afterwards, and has to end in peace."""
-    code = "from tests.runtime.test_cuda_contract import *\nprint(*break_context(real()), sep='\\n', flush=True)"
+    code = (
+        "from tests.runtime.test_cuda_contract import break_context, real\n"
+        "print(*break_context(real()), sep='\\n', flush=True)"
+    )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
     lines = done.stdout.splitlines()
