@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,43 @@ def test_what_differs_has_a_file_of_its_own(core: Counted, tmp_path: Path, other
     backend.start({"images": colors(1)}).result()
     assert core.calls.count("compile_model") == 2
     assert len(files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("other", ["cpu", "version", "threads", "kept"])
+def test_so_has_another_host_or_library(
+    core: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    answered(opened())
+    kept = frozenset({"fc"}) if other == "kept" else frozenset[str]()
+    if other == "cpu":
+        monkeypatch.setattr(openvino, "cpu_digest", lambda: "of another one")
+    elif other == "version":
+        found = dataclasses.replace(openvino.facts(), version="0.1")
+        monkeypatch.setattr(openvino, "facts", lambda: found)
+    elif other == "threads":
+        monkeypatch.setattr(openvino, "quota_in_cores", lambda: 1)
+    answered(OpenVINOBackend(linear_graph(), LINEAR, "fp32", OpenOptions(kept=kept, kept_as=DIGEST)))
+    assert core.calls.count("compile_model") == 2
+    assert len(files(tmp_path)) == 2
+
+
+def test_where_the_cpu_is_not_known_nothing_is_kept(
+    core: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "cpu_digest", lambda: None)
+    answered(opened())
+    assert files(tmp_path) == []
+
+
+def test_a_call_that_nobody_waits_for_ends_before_its_memory_goes(core: Counted) -> None:
+    """Of a graph that OpenVINO imported: it points into what the backend holds."""
+    answered(opened())
+    for _ in range(50):
+        backend = opened()
+        call = backend.start({"images": colors(1)})
+        backend.close()
+        del call, backend
+    answered(opened())
 
 
 @pytest.mark.parametrize(
