@@ -76,7 +76,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 def _legend(rows: Sequence[Row], options: LoopOptions) -> list[str]:
     clocks = {timing.clock for row in rows for timing in timings(row)}
     said = {
-        WALL: f"{WALL}: each call is waited for; median, p90 and p99 over the samples of {options.rounds} rounds.",
+        WALL: f"{WALL}: each call is waited for; median, p90 and p99 over the samples of {counted(options.rounds)}.",
         DEVICE: f"{DEVICE}: calls are queued one behind the other; median, p90 and p99 over the rounds.",
     }
     ratios = ["Ratios are taken round by round: their median, and 95% of the bootstrap's medians."]
@@ -113,6 +113,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
                 row.label.batch
             )
     return [f"{name}, batch {_listed(sizes)}: {text}" for (name, text), sizes in batches.items()]
+
+
+def counted(rounds: int) -> str:
+    """``1 round``, ``20 rounds``."""
+    return f"{rounds} round" + ("" if rounds == 1 else "s")
 
 
 def _listed(sizes: Sequence[int]) -> str:
