@@ -17,7 +17,7 @@ from resnet_runtime.backends.instructions import host_instructions
 from resnet_runtime.backends.kept_facts import kept_or_shown
 from resnet_runtime.errors import UnavailableError
 
-from .graphs import linear_graph
+from .graphs import linear_graph, write_linear
 from .test_backends import LINEAR
 
 CPUINFO = "processor\t: 0\nmodel name\t: A CPU\ncpu MHz\t: 2000\nflags\t: avx2 avx512f\n"
@@ -72,13 +72,31 @@ def test_another_cpu_is_tried_anew(cpuinfo: Path, change: tuple[str, str]) -> No
     assert show.calls == 2
 
 
-def test_another_version_is_tried_anew(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_tried_anew(cpuinfo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     show = Show()
-    asked(show, cpuinfo)
-    version = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: version(name) + ".1")
-    asked(show, cpuinfo)
-    assert show.calls == 2
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "made_up").mkdir()
+    (tmp_path / "made_up" / "__init__.py").touch()
+    distribution = tmp_path / "made_up-1.0.dist-info"
+    distribution.mkdir()
+    for count, version in ((1, "1.0"), (1, "1.0"), (2, "1.1"), (2, "1.0")):
+        distribution = distribution.rename(tmp_path / f"made_up-{version}.dist-info")
+        kept_or_shown("made_up", ("made-up",), show, cpuinfo)
+        assert show.calls == count
+    assert len(files(cpuinfo)) == 2
+
+
+def test_where_no_one_folder_tells_the_version_the_metadata_does(
+    cpuinfo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = Show()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "made_up").mkdir()
+    (tmp_path / "made_up" / "__init__.py").touch()
+    for count, version in ((1, "1.0"), (1, "1.0"), (2, "1.1")):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, version=version: version)
+        kept_or_shown("made_up", ("made-up",), show, cpuinfo)
+        assert show.calls == count
 
 
 def test_what_could_not_be_tried_is_not_kept(cpuinfo: Path) -> None:
@@ -146,6 +164,27 @@ def test_auto_imports_no_library_that_it_does_not_take(tmp_path: Path) -> None:
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     said = [subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() for _ in range(2)]
     assert said == ["['openvino', 'onnxruntime']", "[]"]
+
+
+def test_the_way_to_the_first_answer_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    path = write_linear(tmp_path / "linear.bundle")
+    code = (
+        "import sys, numpy, resnet_runtime; session = resnet_runtime.load(sys.argv[1], backend=sys.argv[2]); "
+        "session.infer(numpy.zeros((1, 3, 8, 8), 'float32')); "
+        "print([name for name in sys.argv[3:] if name in sys.modules])"
+    )
+    slow = (
+        "importlib.metadata",
+        "resnet_runtime.backends.tensorrt.backend",
+        "click",
+        "PIL",
+        "openvino.tools.ovc.convert",
+    )
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    for _ in range(2):
+        command = [sys.executable, "-c", code, str(path), "openvino", *slow]
+        said = subprocess.check_output(command, text=True, env=environment).strip()
+    assert said == "[]"
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -7,7 +7,6 @@ another version, another CPU, or a file that is not whole: it is shown anew.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
@@ -68,19 +67,36 @@ def forget(module: str) -> None:
 def _about(module: str, distributions: Sequence[str], cpuinfo: Path) -> dict[str, str] | None:
     """All that the facts depend on; None where that is not known."""
     try:
-        known = importlib.util.find_spec(module) is not None
+        spec = importlib.util.find_spec(module)
     except ValueError:  # the module is there without a spec
         return None
     cpu = cpu_digest(cpuinfo)
-    if not known or cpu is None:
+    if spec is None or cpu is None:
         return None
     for name in distributions:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        return {"module": module, "distribution": name, "version": version, "cpu": cpu}
+        version = _version(name, spec.origin)
+        if version is not None:
+            return {"module": module, "distribution": name, "version": version, "cpu": cpu}
     return None
+
+
+def _version(name: str, origin: str | None) -> str | None:
+    """The version of a distribution, read in the name of the folder that pip makes beside its package.
+
+    Where there is not just one such folder, as of an editable install, ``importlib.metadata`` knows: importing that
+    takes longer than all else here.
+    """
+    if origin is not None:
+        prefix, suffix = f"{name.replace('-', '_')}-", ".dist-info"
+        beside = [path.name for path in Path(origin).parent.parent.glob(f"{prefix}*{suffix}")]
+        if len(beside) == 1:
+            return beside[0].removeprefix(prefix).removesuffix(suffix)
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def cpu_digest(cpuinfo: Path = _CPUINFO) -> str | None:

@@ -8,7 +8,6 @@ and a compiled graph is looked at before it is used, or kept for a later process
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import io
 import threading
 from collections import OrderedDict
@@ -43,6 +42,7 @@ from .compiled_cache import CompiledCache
 from .cores import quota_in_cores
 from .instructions import host_instructions
 from .kept_facts import cpu_digest, forget, kept_or_shown
+from .openvino_import import openvino_without_conversion
 from .quantized_probe import QUANTIZED_CONVOLUTION
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -76,6 +76,8 @@ def shown_facts() -> BackendFacts:
     shown = {
         precision: NATIVE if precision.upper() in listed else EMULATED for precision in HINTS if computes_in(precision)
     }
+    import importlib.metadata
+
     version = importlib.metadata.version("openvino")
     return BackendFacts("openvino", version, precisions=shown, instructions=host_instructions())
 
@@ -388,9 +390,7 @@ class _Running:
 
 @functools.cache
 def _core() -> Any:
-    import openvino
-
-    return openvino.Core()
+    return openvino_without_conversion().Core()
 
 
 def _check_importable() -> None:

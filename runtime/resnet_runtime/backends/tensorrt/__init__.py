@@ -8,8 +8,6 @@ from resnet_runtime.backends.base import NATIVE, Backend, BackendFacts, Signatur
 from resnet_runtime.errors import UnavailableError
 from resnet_runtime.manifest import Engine
 
-from .library import LIBRARIES, library_named
-from .loading import backend_from_engine, host_from_device
 from .pycuda_device import cuda_device, device_info
 
 NAME = "tensorrt"
@@ -22,6 +20,9 @@ def facts() -> BackendFacts:
         device = device_info()
     except UnavailableError as error:
         return BackendFacts(NAME, None, missing=error.message, scheme="tensorrt", hosts=())
+    from .library import LIBRARIES, library_named  # where there is no device nobody waits for these
+    from .loading import host_from_device
+
     hosts, missing = [], []
     for name in LIBRARIES:
         try:
@@ -47,5 +48,8 @@ def open_engine(engine: Engine, data: bytes, signature: Signature, precision: st
         UnavailableError: it was built for something else than what is here.
         BackendError: it cannot be loaded.
     """
+    from .library import library_named
+    from .loading import backend_from_engine
+
     library = library_named(engine.builder)
     return backend_from_engine(engine, data, signature, precision, library, cuda_device())
