@@ -129,20 +129,46 @@ def _quantized_by_torchao(network: Any, example: Array, calibration: list[Array]
 
 def _nncf(subject: Subject, shape: tuple[int, ...]) -> Opened:
     """NNCF's default quantization in OpenVINO, with the shape made static and the hint for latency."""
-    import nncf
     import openvino
 
-    model = _made_once(_NNCF, subject, lambda given: nncf_model(given, preset=None, minmax=False)).clone()
+    model = _nncf_model(subject)
     model.reshape(list(shape))
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
-    names = [output.name for output in subject.bundle.manifest.outputs]
 
     def answers(batch: Array) -> Answers:
-        found = request.infer({0: batch}, share_inputs=True)
-        return {name: np.asarray(array) for name, array in zip(names, found.values(), strict=True)}
+        return _named(subject, request.infer({0: batch}, share_inputs=True))
 
-    return answers, f"NNCF {nncf.__version__}, OpenVINO {openvino.get_version()}, int8, static shape, hint LATENCY"
+    return answers, f"{_nncf_version()}, int8, static shape, hint LATENCY"
+
+
+def _nncf_defaults(subject: Subject, shape: tuple[int, ...]) -> Opened:
+    """The same as NNCF's README goes on: ``compile_model`` of it and nothing else."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(_nncf_model(subject), "CPU")
+
+    def answers(batch: Array) -> Answers:
+        return _named(subject, compiled(batch))
+
+    return answers, f"{_nncf_version()}, its defaults, {shape[0]} at once"
+
+
+def _nncf_model(subject: Subject) -> Any:
+    """A copy that may be changed."""
+    return _made_once(_NNCF, subject, lambda given: nncf_model(given, preset=None, minmax=False)).clone()
+
+
+def _nncf_version() -> str:
+    import nncf
+    import openvino
+
+    return f"NNCF {nncf.__version__}, OpenVINO {openvino.get_version()}"
+
+
+def _named(subject: Subject, found: Mapping[Any, Any]) -> Answers:
+    names = [output.name for output in subject.bundle.manifest.outputs]
+    return {name: np.asarray(array) for name, array in zip(names, found.values(), strict=True)}
 
 
 def _own_int8_of_onnxruntime(subject: Subject, shape: tuple[int, ...]) -> Opened:
@@ -252,6 +278,7 @@ OTHERS: Final[Mapping[str, CpuPeer]] = MappingProxyType(
         "compile-bf16": CpuPeer(_compiled_bf16, DEFAULT_LIMITS["bf16"], _reset),
         "compile-int8": CpuPeer(_compiled_int8, LOOSE, _reset),
         "nncf-int8": CpuPeer(_nncf, LOOSE),
+        "nncf-int8-defaults": CpuPeer(_nncf_defaults, LOOSE),
         "onnxruntime-own-int8": CpuPeer(_own_int8_of_onnxruntime, LOOSE),
     }
 )
