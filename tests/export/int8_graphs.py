@@ -43,9 +43,10 @@ def thresholds(graph: Graph) -> dict[str, float]:
 
 
 def nearest_weights(graph: Graph, placement: Placement) -> dict[str, QuantizedWeights]:
-    """Every layer's weights, rounded to the nearest."""
+    """Every layer's weights, and those that are only stored, rounded to the nearest."""
     nodes = {str(node.name): node for node in graph.nodes()}
-    return {name: nearest(weights_of(nodes[name]), weight_axis(nodes[name])) for name in placement.layers}
+    every = (*placement.layers, *placement.stored)
+    return {name: nearest(weights_of(nodes[name]), weight_axis(nodes[name])) for name in every}
 
 
 def quantized(graph: Graph, scheme: str, kept: frozenset[str] = frozenset()) -> Graph:

@@ -61,7 +61,7 @@ def test_one_image_out_of_proportion_does_not_choose_minmax() -> None:
 
 def divergences(graph: Graph, scheme: str, ranges: dict[str, TensorRange], inputs: NDArray[np.float32]):
     """By method, computed here another way: all images at once, by scipy."""
-    placement = dataclasses.replace(placement_from_graph(graph, scheme), layers=())
+    placement = dataclasses.replace(placement_from_graph(graph, scheme), layers=(), stored=())
     exact = softmax(answers_from_graph(graph, inputs)["logits"].astype(np.float64), axis=1)
     found = {}
     for method in METHODS:

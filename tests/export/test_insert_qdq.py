@@ -88,8 +88,8 @@ def test_every_convolution_reads_eight_bits(name: str, scheme: str) -> None:
     assert undequantized_layers(result) == ("fc/Gemm",)
     assert [(item.node, item.reason) for item in placement_from_graph(graph, scheme).kept] == [("fc/Gemm", CLASSIFIER)]
     for node in result.nodes("QuantizeLinear"):
-        kind = ir.DataType.INT8 if scheme == "tensorrt" else ir.DataType.UINT8
-        assert node.outputs[0].dtype == kind
+        signed = scheme == "tensorrt" or name_of(node.inputs[0]) == "input"
+        assert node.outputs[0].dtype == (ir.DataType.INT8 if signed else ir.DataType.UINT8)
     onnx.checker.check_model(result.to_bytes(), full_check=True)
 
 
@@ -106,7 +106,44 @@ def test_with_every_layer_kept_nothing_is_quantized(scheme: str) -> None:
     graph = folded("bottleneck")
     layers = frozenset(placement_from_graph(graph, scheme).layers)
     assert placement_from_graph(graph, scheme, layers).points == ()
-    assert quantized(graph, scheme, layers).to_bytes() == graph.to_bytes()
+    result = quantized(graph, scheme, layers)
+    if scheme == "tensorrt":
+        assert result.to_bytes() == graph.to_bytes()
+    assert not [node for node in result.nodes() if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+
+
+def test_for_a_cpu_the_classifiers_weights_are_int8_in_the_file_and_fp32_in_the_arithmetic() -> None:
+    graph = folded("basic")
+    plain, stored = next(graph.nodes("Gemm")), next(quantized(graph, "cpu").nodes("Gemm"))
+    product = stored.inputs[1].producer()
+    cast = product.inputs[0].producer()
+    assert (product.op_type, cast.op_type) == ("Mul", "Cast")
+    values, scale = constant_of(cast.inputs[0]), constant_of(product.inputs[1])
+    assert (values.dtype, scale.dtype) == (np.int8, np.float32)
+    weights = constant_of(plain.inputs[1])
+    assert scale.shape == (len(weights), 1)  # transB: a row is a class
+    assert (np.abs(values.astype(np.int32)).max(axis=1) >= 126).all()
+    np.testing.assert_array_less(np.abs(values * scale - weights), np.broadcast_to(scale * 0.56, weights.shape))
+    assert name_of(stored.inputs[0]) == name_of(plain.inputs[0])
+    assert next(quantized(graph, "tensorrt").nodes("Gemm")).inputs[1].producer() is None
+
+
+def test_what_only_layers_read_has_no_zero_point_to_make_up_for() -> None:
+    points = {point.tensor: point for point in placement_from_graph(folded("bottleneck"), "cpu").points}
+    assert (points["input"].unsigned, points["input"].zero_point) == (False, 0)
+    added = [point for point in points.values() if any("Add" in node for node, _ in point.readers)]
+    assert {point.zero_point for point in added if not point.unsigned} == {128}
+
+
+def test_a_max_pool_of_both_signs_moves_one_type_of_eight_bits() -> None:
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["a"], name="first", pads=[1] * 4),
+        helper.make_node("MaxPool", ["a"], ["b"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["b", "w"], ["logits"], name="second", pads=[1] * 4),
+    ]
+    graph = graph_of(nodes, {"w": random((3, 3, 3, 3), 0)}, input_shape=("n", 3, 8, 8), output_shape=("n", 3, 4, 4))
+    points = {point.tensor: point for point in placement_from_graph(graph, "cpu").points}
+    assert {name: point.zero_point for name, point in points.items()} == {"input": 0, "a": 128, "b": 128}
 
 
 @pytest.mark.parametrize(("name", "scheme"), EVERY)
@@ -147,7 +184,7 @@ def test_what_cannot_be_negative_uses_every_level() -> None:
     graph = quantized(folded("basic"), "cpu")
     for node in graph.nodes("QuantizeLinear"):
         zero = int(constant_of(node.inputs[2]))
-        assert zero == (0 if nonnegative(node.inputs[0]) else 128)
+        assert zero == (0 if nonnegative(node.inputs[0]) or name_of(node.inputs[0]) == "input" else 128)
     zeros = {int(constant_of(node.inputs[2])) for node in graph.nodes("QuantizeLinear")}
     assert zeros == {0, 128}
 

@@ -1,7 +1,9 @@
 """QuantizeLinear and DequantizeLinear where a ``Placement`` says, with scales from calibrated ranges.
 
 An activation x becomes s (clip(round(x / s) + z) - z) with s = T / 127, or T / 255 where it cannot be negative, for the
-clipping magnitude T. Weights are stored as int8, with a scale for each output channel, behind a DequantizeLinear.
+clipping magnitude T. Weights are stored as int8, with a scale for each output channel, behind a DequantizeLinear; those
+that are multiplied in floating point behind a Cast and a Mul, which ONNX Runtime computes once when it loads the file
+(a DequantizeLinear it would compute in every call) and which OpenVINO reads as compressed weights.
 Biases stay what they are: both TensorRT and the CPU libraries add them to the accumulator.
 """
 
@@ -58,7 +60,7 @@ def insert_qdq(
         graph: FP32, or strongly typed with FP16; the nodes and tensors have the names that ``placement`` knows.
         placement: what to quantize.
         thresholds: the clipping magnitude T > 0 of every ``ranged_by`` of the points.
-        weights: of every layer of the placement.
+        weights: of every layer of the placement, and of those that are ``stored``.
 
     Returns:
         ``done`` names the layers whose input and weights are dequantized, ``skipped`` those that are kept.
@@ -67,9 +69,11 @@ def insert_qdq(
     body = copy.model.graph
     nodes = {str(node.name): node for node in copy.nodes()}
     for point in placement.points:
-        _quantize_activation(body, nodes, point, placement.scheme, thresholds[point.ranged_by])
+        _quantize_activation(body, nodes, point, thresholds[point.ranged_by])
     for name in placement.layers:
         _quantize_weights(body, nodes[name], weights[name])
+    for name in placement.stored:
+        _quantize_weights(body, nodes[name], weights[name], stored=True)
     remove_unused(body)
     return PassResult(copy, placement.layers, placement.kept)
 
@@ -90,17 +94,15 @@ def _dequantized(value: ir.Value | None) -> bool:
     return node.inputs[0].dtype in (ir.DataType.INT8, ir.DataType.UINT8)
 
 
-def _quantize_activation(
-    body: ir.Graph, nodes: Mapping[str, ir.Node], point: Point, scheme: str, threshold: float
-) -> None:
-    kind, zero = (ir.DataType.INT8, 0) if scheme == "tensorrt" else (ir.DataType.UINT8, 0 if point.unsigned else 128)
+def _quantize_activation(body: ir.Graph, nodes: Mapping[str, ir.Node], point: Point, threshold: float) -> None:
+    kind = ir.DataType.UINT8 if point.unsigned or point.zero_point else ir.DataType.INT8
     made: dict[ir.Value, ir.Value] = {}
     for name, index in point.readers:
         reader = nodes[name]
         value = reader.inputs[index]
         assert value is not None
         if value not in made:
-            made[value] = _pair(body, reader, value, activation_scale(threshold, point), kind, zero)
+            made[value] = _pair(body, reader, value, activation_scale(threshold, point), kind, point.zero_point)
         reader.replace_input_with(index, made[value])
 
 
@@ -118,7 +120,8 @@ def _pair(body: ir.Graph, reader: ir.Node, value: ir.Value, scale: float, kind: 
     return insert_before(reader, "DequantizeLinear", [quantized, step, zero_point], f"{name}/dequantized", like=value)
 
 
-def _quantize_weights(body: ir.Graph, node: ir.Node, weights: QuantizedWeights) -> None:
+def _quantize_weights(body: ir.Graph, node: ir.Node, weights: QuantizedWeights, *, stored: bool = False) -> None:
+    """Store a layer's weights as int8, for an integer kernel or, where they are ``stored`` alone, for another one."""
     old = node.inputs[1]
     assert old is not None
     assert old.dtype is not None
@@ -127,9 +130,16 @@ def _quantize_weights(body: ir.Graph, node: ir.Node, weights: QuantizedWeights) 
     if f"{name}/int8" in body.initializers:  # another layer has the same weights, which may be rounded otherwise there
         name = f"{node.name}/{name}"
     values = add_initializer(body, f"{name}/int8", weights.values)
-    scale = add_initializer(body, f"{name}/scale", weights.scale.astype(old.dtype.numpy()))
-    zero = add_initializer(body, f"{name}/zero_point", np.zeros(len(weights.scale), np.int8))
-    made = insert_before(
-        node, "DequantizeLinear", [values, scale, zero], f"{name}/dequantized", like=old, axis=weights.axis
-    )
+    steps = weights.scale.astype(old.dtype.numpy())
+    if stored:
+        shape = [1] * weights.values.ndim
+        shape[weights.axis] = -1
+        scale = add_initializer(body, f"{name}/scale", steps.reshape(shape))
+        cast = insert_before(node, "Cast", [values], f"{name}/cast", like=old, to=int(old.dtype))
+        made = insert_before(node, "Mul", [cast, scale], f"{name}/dequantized", like=old)
+    else:
+        scale = add_initializer(body, f"{name}/scale", steps)
+        zero = add_initializer(body, f"{name}/zero_point", np.zeros(len(steps), np.int8))
+        inputs = [values, scale, zero]
+        made = insert_before(node, "DequantizeLinear", inputs, f"{name}/dequantized", like=old, axis=weights.axis)
     node.replace_input_with(1, made)

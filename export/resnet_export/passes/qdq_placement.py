@@ -6,11 +6,14 @@ reads that one pair, so that nothing is requantized. Two schemes:
 * ``tensorrt``: symmetric int8 alone. Points on the input of every layer, and on the shortcut of each residual Add:
   the other input is then the convolution's own accumulator, and TensorRT computes Conv + Add + ReLU as one kernel.
   Of the shortcuts some may be left in higher precision (``quantization/shortcuts.py`` says which).
-* ``cpu``: uint8. What cannot be negative uses all 256 levels above zero, anything else is centred on 128, so that
-  every activation has one type, as ONNX Runtime's kernels want it. Points on *both* inputs of each residual Add.
+* ``cpu``: uint8. What cannot be negative uses all 256 levels above zero, anything else is centred on 128, so that the
+  inputs of an Add have one type, as ONNX Runtime's kernels want it. What only layers read, as the graph's input, is
+  int8 instead: OpenVINO's convolution then has no zero point to make up for (a fifth of the first one's time). Points
+  on *both* inputs of each residual Add.
 
-In both, the classifier is left as it is, and a MaxPool between two points moves int8 values: its input and its output
-share a scale.
+In both, the classifier computes in higher precision. In ``cpu`` its weights are nevertheless stored as int8, with a
+scale for each class: at batch 1 reading them is all that it does. A MaxPool between two points moves 8-bit values: its
+input and its output share a scale.
 """
 
 from __future__ import annotations
@@ -49,12 +52,14 @@ class Point:
     Attributes:
         tensor: what is quantized.
         unsigned: whether it cannot be negative and its scale is for 0..255.
+        zero_point: what stands for 0: 128 where both signs are in a uint8, else 0.
         ranged_by: the tensor whose calibrated range gives the scale; another than ``tensor`` where two share it.
         readers: who reads it quantized: a node's name and the index of its input.
     """
 
     tensor: str
     unsigned: bool
+    zero_point: int
     ranged_by: str
     readers: tuple[tuple[str, int], ...]
 
@@ -68,6 +73,7 @@ class Placement:
         points: in the graph's order.
         layers: the names of the nodes whose weights are quantized.
         kept: the other convolutions and Gemms, with the reason.
+        stored: the names of those of the kept whose weights are int8 in the file, and floating point in the arithmetic.
         whole_shortcuts: the names of the residual Adds whose shortcut is not quantized, though the layer that they go
             into is.
     """
@@ -76,17 +82,19 @@ class Placement:
     points: tuple[Point, ...]
     layers: tuple[str, ...]
     kept: tuple[Skipped, ...]
+    stored: tuple[str, ...] = ()
     whole_shortcuts: tuple[str, ...] = ()
 
     def text(self) -> str:
         """A line for each point and each layer that is kept, to be read and compared."""
         lines = [f"scheme {self.scheme}: {len(self.layers)} layers quantized, {len(self.points)} points"]
         for point in self.points:
-            kind = "0..255" if point.unsigned else "-127..127" if self.scheme == "tensorrt" else "-127..127 + 128"
+            kind = "0..255" if point.unsigned else "-127..127 + 128" if point.zero_point else "-127..127"
             shared = "" if point.ranged_by == point.tensor else f" (range of {point.ranged_by})"
             readers = ", ".join(f"{node}[{index}]" for node, index in point.readers)
             lines.append(f"{point.tensor}{shared}: {kind} -> {readers}")
         lines += [f"kept: {item.node}: {item.reason}" for item in self.kept]
+        lines += [f"weights stored as int8: {name}" for name in self.stored]
         lines += [f"shortcut not quantized: {name}" for name in self.whole_shortcuts]
         return "\n".join(lines) + "\n"
 
@@ -124,6 +132,7 @@ def placement_from_graph(
         Point(
             tensor=name_of(value),
             unsigned=scheme == "cpu" and nonnegative(value),
+            zero_point=128 if scheme == "cpu" and not nonnegative(value) and not _only_layers(value, users) else 0,
             ranged_by=name_of(ranged_by.get(value, value)),
             readers=tuple((str(node.name), index) for node, index in sorted(users, key=lambda use: order[use[0]])),
         )
@@ -131,7 +140,9 @@ def placement_from_graph(
     ]
     first_reader = {str(node.name): position for node, position in order.items()}
     points.sort(key=lambda point: (first_reader[point.readers[0][0]], point.readers[0][1]))
-    return Placement(scheme, tuple(points), tuple(str(node.name) for node in layers), skipped, tuple(whole))
+    stored = [item.node for item in skipped if item.reason == CLASSIFIER] if scheme == "cpu" else []
+    names = tuple(str(node.name) for node in layers)
+    return Placement(scheme, tuple(points), names, skipped, tuple(stored), tuple(whole))
 
 
 def residual_adds(graph: Graph) -> tuple[ir.Node, ...]:
@@ -190,6 +201,13 @@ def _makes_an_answer(node: ir.Node) -> bool:
             return False
         value = users[0].outputs[0]
     return True
+
+
+def _only_layers(value: ir.Value, users: list[tuple[ir.Node, int]]) -> bool:
+    """Whether no Add and no MaxPool, which would need another tensor in the same type, has to do with a point."""
+    made_by = value.producer()
+    moved = made_by is not None and made_by.op_type == "MaxPool"
+    return not moved and all(node.op_type in LAYERS for node, _ in users)
 
 
 def _share_over_pools(

@@ -90,7 +90,7 @@ def divergence_by_method(
         much worse than the best after ``FIRST`` images or more, or where there is no image. An image that the graph
         itself has no finite answer to is passed over.
     """
-    activations = dataclasses.replace(placement, layers=())
+    activations = dataclasses.replace(placement, layers=(), stored=())
     exact = session_from_graph(graph)
     tried = {}
     for method in METHODS:

@@ -79,7 +79,7 @@ def reconstruct(
     options: ReconstructOptions,
     on_layers: Callable[[int], None] | None = None,
 ) -> Reconstruction:
-    """Round every layer of the placement.
+    """Round every layer of the placement, and to the nearest what is only stored.
 
     Args:
         graph: FP32, equalized.
@@ -90,7 +90,8 @@ def reconstruct(
         on_layers: told of how many layers were done.
     """
     nodes = {str(node.name): node for node in graph.nodes()}
-    weights = {name: nearest(weights_of(nodes[name]), weight_axis(nodes[name])) for name in placement.layers}
+    every = (*placement.layers, *placement.stored)
+    weights = {name: nearest(weights_of(nodes[name]), weight_axis(nodes[name])) for name in every}
     found = Reconstruction(weights)
     if options.rounding == "nearest" and not options.bias:
         return found
