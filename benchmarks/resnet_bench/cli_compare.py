@@ -17,7 +17,7 @@ def compare_command(old: Path, new: Path, other_host: bool) -> None:
     """What became slower from the record OLD to the record NEW; exit status 1 where something did.
 
     Each row's ratio to eager is compared, which its own run measured in the same rounds; a row has changed where the
-    two intervals have nothing in common.
+    two intervals, which hold at 95% for all rows together, have nothing in common.
     """
     from .compare import GONE, SLOWER, changes, check_compared, check_same_host, compare_table, record_from_file
 

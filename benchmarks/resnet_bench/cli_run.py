@@ -42,7 +42,7 @@ _GPU_BATCHES = (1, 8, 32, 128, 256)
     metavar="NAME,...",
     help="Peers to compare with, all, or none.  [default: eager, and each backend's own library]",
 )
-@click.option("--rounds", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=40, show_default=True, type=click.IntRange(1))
 @click.option(
     "--cold-starts",
     default=5,

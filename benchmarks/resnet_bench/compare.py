@@ -2,7 +2,8 @@
 
 Absolute times of two runs say little where a machine's speed drifts, so that what is compared is each row's ratio to
 the reference of its own run, which was measured in the same rounds. A row has changed where the two ratios' intervals
-have nothing in common.
+have nothing in common. Those hold for all rows together (Bonferroni): at 95% each, one row in twenty would have its
+ratio outside of its own, and a table has dozens.
 """
 
 from __future__ import annotations
@@ -13,8 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .cases import RunError
-from .speed_figures import REFERENCE
+from .speed_figures import REFERENCE, WALL
+from .statistics import LEVEL, ratio_interval
+
+_Key = tuple[str, int, str, str]
+"""Name, batch, what is timed, clock."""
+
+_RESAMPLES: Final = 50_000
+"""The ends of an interval at 99.9% have to be among them."""
 
 SCHEMA: Final = "resnet-bench-run/1"
 """Of a record."""
@@ -131,17 +142,36 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     return found
 
 
-def _ratios(record: Mapping[str, Any]) -> dict[tuple[str, int, str, str], Ratio]:
+def _ratios(record: Mapping[str, Any]) -> dict[_Key, Ratio]:
     """Those to ``REFERENCE``: a run without it compares with whatever came first."""
-    found = {}
+    rounds: dict[_Key, NDArray[np.float64]] = {}
+    stated: dict[_Key, tuple[_Key, Ratio]] = {}
     for row in record["figures"]["rows"]:
         for figure in row["figures"]:
-            reference = figure["reference"]
+            clock, reference = str(figure["clock"]), figure["reference"]
+            key = (str(row["name"]), int(row["batch"]), str(row["timed"]), clock)
+            rounds[key] = _rounds(row, clock)
             if reference is not None and reference["name"] == REFERENCE:
-                ratio = reference["ratio"]
-                key = (str(row["name"]), int(row["batch"]), str(row["timed"]), str(figure["clock"]))
-                found[key] = Ratio(float(ratio["median"]), float(ratio["low"]), float(ratio["high"]))
-    return found
+                ratio = Ratio(*(float(reference["ratio"][part]) for part in ("median", "low", "high")))
+                stated[key] = ((REFERENCE, key[1], str(reference["timed"]), clock), ratio)
+    level = 1 - (1 - LEVEL) / max(1, len(stated))
+    return {key: _for_all(rounds[key], rounds.get(other), ratio, level) for key, (other, ratio) in stated.items()}
+
+
+def _rounds(row: Mapping[str, Any], clock: str) -> NDArray[np.float64]:
+    """(rounds,) seconds."""
+    if clock == WALL:
+        return np.array([np.median(samples) for samples in row["wall_seconds"]])
+    return np.array(row["device_seconds"], np.float64)
+
+
+def _for_all(mine: NDArray[np.float64], others: NDArray[np.float64] | None, stated: Ratio, level: float) -> Ratio:
+    """The stated ratio, with the interval of a level."""
+    count = 0 if others is None else min(len(mine), len(others))
+    if others is None or count == 0:
+        return stated
+    found = ratio_interval(others[:count], mine[:count], resamples=_RESAMPLES, level=level)
+    return Ratio(stated.median, found.low, found.high)
 
 
 def _verdict(old: Ratio | None, new: Ratio | None) -> str:

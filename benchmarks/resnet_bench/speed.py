@@ -1,8 +1,8 @@
 """The measuring loop of ``resnet-bench run``: cases in interleaved rounds, by the wall clock and the device's own.
 
-Every round visits every case twice, forwards and then backwards (see ``clock.interleaved``). A visit begins when the
-threads of the case before it have come to rest, and with a call that is not timed: the caches, and a GPU's clock, are
-what another case left. A sample is as many calls as it takes for the clock's resolution not to matter.
+Every round visits every case once, one round forwards and the next one backwards. A visit begins when the threads of
+the case before it have come to rest, and with a call that is not timed: the caches, and a GPU's clock, are what
+another case left. A sample is as many calls as it takes for the clock's resolution not to matter.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LoopOptions:
     """How it is measured.
 
     Attributes:
-        rounds: each visits every case twice.
+        rounds: each visits every case.
         sample_seconds: a sample takes at least that long.
         visit_seconds: a visit takes samples for at least that long, and at least one.
         steady_within: a case is warm when the medians of its last three windows of calls are no further apart,
@@ -50,7 +50,7 @@ class LoopOptions:
         warmup_seconds: after these it is measured as it is, and its row says so.
     """
 
-    rounds: int = 20
+    rounds: int = 40
     sample_seconds: float = 1e-3
     visit_seconds: float = 0.05
     steady_within: float = 0.05
@@ -130,8 +130,8 @@ def measure(
             else:
                 running.append((case, row))
         tell(f"batch {cases[0].label.batch}: {options.rounds} rounds" if running else "nothing to measure")
-        for _ in range(options.rounds):
-            _round(running, options, clock, rest or at_rest)
+        for number in range(options.rounds):
+            _round(running, options, clock, rest or at_rest, backwards=number % 2 == 1)
     return rows
 
 
@@ -204,13 +204,18 @@ def _calls(seconds: float, of_one: float) -> int:
     return max(1, min(_MOST_CALLS, math.ceil(seconds / max(of_one, 1e-9))))
 
 
-def _round(running: list[tuple[Case, Row]], options: LoopOptions, clock: Clock, rest: Callable[[], None]) -> None:
-    """One visit forwards and one backwards; a case that fails is out of this round and of those to come."""
+def _round(
+    running: list[tuple[Case, Row]],
+    options: LoopOptions,
+    clock: Clock,
+    rest: Callable[[], None],
+    *,
+    backwards: bool,
+) -> None:
+    """A visit to each case; one that fails is out of this round and of those to come."""
     samples: dict[int, list[float]] = {id(row): [] for _, row in running}
     device: dict[int, list[float]] = {id(row): [] for _, row in running}
-    for case, row in (*running, *reversed(running)):
-        if row.state != MEASURED:
-            continue
+    for case, row in reversed(running) if backwards else running:
         try:
             rest()
             samples[id(row)] += _visit(case, row.calls, options.visit_seconds, clock)

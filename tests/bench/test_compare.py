@@ -25,6 +25,8 @@ def row(name: str, low: float, high: float, batch: int = 1) -> dict[str, Any]:
         "batch": batch,
         "timed": "the call",
         "figures": [{"clock": "wall", "reference": reference}],
+        "wall_seconds": [],
+        "device_seconds": [],
     }
 
 
@@ -34,7 +36,14 @@ def record(
     gpu: dict[str, str] | None = None,
     model: dict[str, Any] = MODEL,
 ) -> dict[str, Any]:
-    eager = {"name": "eager", "batch": 1, "timed": "the call", "figures": [{"clock": "wall", "reference": None}]}
+    eager = {
+        "name": "eager",
+        "batch": 1,
+        "timed": "the call",
+        "figures": [{"clock": "wall", "reference": None}],
+        "wall_seconds": [[1.0, 1.0]] * 10,
+        "device_seconds": [],
+    }
     return {
         "kind": "run",
         "host": host,
@@ -62,6 +71,24 @@ def compared(folder: Path, old: Any, new: Any, *options: str) -> Result:
 def test_intervals_that_touch_are_no_change(new: tuple[float, float], verdict: str) -> None:
     (found,) = changes(record(row("a", 5.0, 6.0)), record(row("a", *new)))
     assert (found.name, found.batch, found.clock, found.verdict) == ("a", 1, "wall", verdict)
+
+
+def test_intervals_are_of_all_rows_together() -> None:
+    """Of ten rounds the middle ones make an interval of 95%; for 60 rows together it takes all."""
+
+    def with_rounds(slowest: float) -> dict[str, Any]:
+        found = row("a", 4.9, 5.1)
+        found["wall_seconds"] = [[0.2, 0.2]] * 6 + [[1 / slowest] * 2] * 4
+        return found
+
+    others = [row(f"b{number}", 1.0, 2.0) for number in range(59)]
+    old, new = record(with_rounds(4.0)), record(with_rounds(4.0))
+    stated = new["figures"]["rows"][1]["figures"][0]["reference"]["ratio"]
+    stated.update(median=4.5, low=4.4, high=4.6)  # by itself apart from 4.9 to 5.1
+    assert [item.verdict for item in changes(old, new)] == [SAME]
+    wide = changes(record(with_rounds(4.0), *others), record(with_rounds(4.0), *others))[0]
+    assert wide.old is not None
+    assert (wide.old.low, wide.old.high) == pytest.approx((4.0, 5.0))
 
 
 def test_rows_are_told_apart_by_name_and_batch() -> None:
@@ -123,6 +150,10 @@ def test_other_hosts_are_refused_unless_told(tmp_path: Path, new: dict[str, Any]
         ),
         ({**record(), "figures": {**record()["figures"], "schema": "resnet-bench-run/0"}}, "has the schema 'resnet-"),
         (record({"name": "a", "batch": 1, "timed": "x", "figures": [{}]}), "is no record of resnet-bench run"),
+        (
+            record({key: value for key, value in row("a", 1, 2).items() if key != "wall_seconds"}),
+            "is no record of resnet-bench run",
+        ),
     ],
 )
 def test_what_is_no_record_is_one_sentence(tmp_path: Path, new: Any, said: str) -> None:
