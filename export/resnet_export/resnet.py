@@ -95,7 +95,7 @@ class ResNet(nn.Sequential):
             layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
         for number, plans in enumerate(blocks_from_config(config), start=1):
             layers[f"layer{number}"] = nn.Sequential(*(block(config, plan) for plan in plans))
-        layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
+        layers["avgpool"] = nn.AdaptiveAvgPool2d(1) if config.pool == "adaptive" else WindowPool()
         layers["flatten"] = nn.Flatten()
         layers["fc"] = nn.Linear(config.features, config.classes)
         super().__init__(OrderedDict(layers))
@@ -108,9 +108,33 @@ def _conv(plan: ConvolutionPlan) -> nn.Conv2d:
     )
 
 
-def _downsample(config: ResNetConfig, plan: BlockPlan) -> nn.Sequential | None:
-    if not plan.has_downsample:
+class ZeroPadded(nn.Module):
+    """A shortcut without parameters: see ``ResNetConfig.shortcut``."""
+
+    def __init__(self, plan: BlockPlan) -> None:
+        super().__init__()
+        self.stride = plan.stride
+        self.before = (plan.out_width - plan.in_width) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, 2 C, H / stride, W / stride), float32."""
+        pixels = x[:, :, :: self.stride, :: self.stride]
+        return nn.functional.pad(pixels, (0, 0, 0, 0, self.before, self.before))
+
+
+class WindowPool(nn.Module):
+    """The mean over all positions by an average pooling of the map's size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, 1, 1), float32."""
+        return nn.functional.avg_pool2d(x, (x.shape[2], x.shape[3]))
+
+
+def _downsample(config: ResNetConfig, plan: BlockPlan) -> nn.Module | None:
+    if not plan.reshapes:
         return None
+    if not plan.has_downsample:
+        return ZeroPadded(plan)
     return nn.Sequential(
         nn.Conv2d(plan.in_width, plan.out_width, 1, plan.stride, bias=False),
         nn.BatchNorm2d(plan.out_width, eps=config.bn_eps),

@@ -16,6 +16,8 @@ from .errors import ArchitectureError
 BLOCKS: Final = ("basic", "bottleneck")
 STEMS: Final = ("imagenet", "cifar")
 STRIDES_IN: Final = ("3x3", "1x1")
+SHORTCUTS: Final = ("projection", "padded")
+POOLS: Final = ("adaptive", "window")
 
 EXPANSION: Final[Mapping[str, int]] = MappingProxyType({"basic": 1, "bottleneck": 4})
 """How many times wider than its stage's width a block's output is."""
@@ -42,6 +44,11 @@ class ResNetConfig:
         stride_in: which convolution of a bottleneck halves the resolution: "3x3" as torchvision has it ("v1.5"),
             "1x1" as the paper has it. A basic block has it in its first convolution either way.
         bn_eps: epsilon of every BatchNorm.
+        shortcut: of a block that changes the resolution or the channels. "projection": a 1x1 convolution and BatchNorm,
+            the paper's option B. "padded": every second pixel, with zeros for half of the new channels before the old
+            ones and for half after them, as pytorch_resnet_cifar10 has the paper's option A.
+        pool: how the mean over all positions is computed, which rounds differently: "adaptive", as torchvision does,
+            or "window", an average pooling of the map's size, as code for CIFAR does.
 
     Raises:
         ArchitectureError: the values do not make a network.
@@ -57,9 +64,17 @@ class ResNetConfig:
     width_per_group: int = 64
     stride_in: str = "3x3"
     bn_eps: float = 1e-5
+    shortcut: str = "projection"
+    pool: str = "adaptive"
 
     def __post_init__(self) -> None:
-        for name, known in (("block", BLOCKS), ("stem", STEMS), ("stride_in", STRIDES_IN)):
+        for name, known in (
+            ("block", BLOCKS),
+            ("stem", STEMS),
+            ("stride_in", STRIDES_IN),
+            ("shortcut", SHORTCUTS),
+            ("pool", POOLS),
+        ):
             if getattr(self, name) not in known:
                 raise ArchitectureError(f"{name} is {getattr(self, name)!r}, and it must be one of {', '.join(known)}")
         counts = (*self.layers, *self.widths, self.in_channels, self.classes, self.groups, self.width_per_group)
@@ -70,6 +85,12 @@ class ResNetConfig:
             )
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise ArchitectureError("a basic block has neither groups nor a width per group: leave them at 1 and 64")
+        if self.shortcut == "padded" and any(
+            plan.reshapes and plan.out_width != 2 * plan.in_width
+            for stage in blocks_from_config(self)
+            for plan in stage
+        ):
+            raise ArchitectureError("a zero-padded shortcut doubles the channels: each stage has twice the last one's")
         if min(self.inner_width(stage) for stage in range(len(self.layers))) < 1:
             raise ArchitectureError(f"width_per_group {self.width_per_group} leaves a stage without channels")
 
@@ -96,18 +117,24 @@ class ResNetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockPlan:
-    """One residual block: its ``prefix`` in a state_dict, channels in, within and out, and its stride."""
+    """One residual block: its ``prefix`` in a state_dict, channels in, within and out, stride, and kind of shortcut."""
 
     prefix: str
     in_width: int
     inner_width: int
     out_width: int
     stride: int
+    shortcut: str
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether the shortcut cannot be the identity."""
+        return self.stride != 1 or self.in_width != self.out_width
 
     @property
     def has_downsample(self) -> bool:
-        """Whether the shortcut is a 1x1 convolution rather than the identity."""
-        return self.stride != 1 or self.in_width != self.out_width
+        """Whether the shortcut is a 1x1 convolution."""
+        return self.reshapes and self.shortcut == "projection"
 
 
 def blocks_from_config(config: ResNetConfig) -> tuple[tuple[BlockPlan, ...], ...]:
@@ -123,6 +150,7 @@ def blocks_from_config(config: ResNetConfig) -> tuple[tuple[BlockPlan, ...], ...
                 inner_width=config.inner_width(stage),
                 out_width=config.out_width(stage),
                 stride=2 if stage > 0 and index == 0 else 1,
+                shortcut=config.shortcut,
             )
             blocks.append(plan)
             width = plan.out_width

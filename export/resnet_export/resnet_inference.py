@@ -18,6 +18,7 @@ from torch import Tensor
 from resnet_runtime.manifest import Assumption
 
 from .errors import ArchitectureError
+from .families import TORCHVISION, Family
 from .resnet_config import ARCHITECTURES, COUNTER, EXPANSION, ResNetConfig, shapes_from_config
 
 _OWN_COPY: Final = "--reference"
@@ -102,7 +103,11 @@ def _described(shape: Iterable[int], dtype: torch.dtype) -> str:
 
 
 def config_from_state_dict(
-    state_dict: Mapping[str, Tensor], *, arch: str | None = None, stride_in: str | None = None
+    state_dict: Mapping[str, Tensor],
+    *,
+    arch: str | None = None,
+    stride_in: str | None = None,
+    family: Family = TORCHVISION,
 ) -> Inferred:
     """Find the configuration whose tensors these are.
 
@@ -110,6 +115,7 @@ def config_from_state_dict(
         state_dict: names as torchvision has them, and float32 tensors; nothing of their values is read.
         arch: the name of the architecture that it has to be; only channels and classes are then read off.
         stride_in: "3x3" or "1x1": where the bottlenecks have their stride, which no tensor tells.
+        family: whose code they are of; its names were exchanged for torchvision's.
 
     Raises:
         ArchitectureError: no configuration has just these tensors, the ``details`` being all differences from the
@@ -119,9 +125,10 @@ def config_from_state_dict(
         raise ArchitectureError(
             f"{arch!r} is not an architecture that is known here: take one of {', '.join(ARCHITECTURES)}"
         )
-    read = _config_from_shapes(state_dict)
+    read = _config_from_shapes(state_dict, family)
     if arch is not None:
-        config = _adapted(ARCHITECTURES[arch], state_dict)
+        pool, shortcut = _form(state_dict, family)
+        config = dataclasses.replace(_adapted(ARCHITECTURES[arch], state_dict), pool=pool, shortcut=shortcut)
     elif read is not None and not differences(state_dict, read):
         config = read
     else:
@@ -137,7 +144,7 @@ def config_from_state_dict(
                 f"--stride-in is about bottleneck blocks, and {_name(config)} has none: leave it out"
             )
         config = dataclasses.replace(config, stride_in=stride_in)
-    return Inferred(config, _name(config), _assumptions(config, stride_in))
+    return Inferred(config, _name(config), (*_assumptions(config, stride_in), *family.assumptions))
 
 
 def _assumptions(config: ResNetConfig, stride_in: str | None) -> tuple[Assumption, ...]:
@@ -156,7 +163,13 @@ def _assumptions(config: ResNetConfig, stride_in: str | None) -> tuple[Assumptio
     return tuple(found)
 
 
-def _config_from_shapes(state_dict: Mapping[str, Tensor]) -> ResNetConfig | None:
+def _form(state_dict: Mapping[str, Tensor], family: Family) -> tuple[str, str]:
+    """What a family's code may do otherwise than torchvision's: ``pool`` and ``shortcut`` of its configuration."""
+    padded = family.may_pad and not any(".downsample." in name for name in state_dict)
+    return family.pool, "padded" if padded else "projection"
+
+
+def _config_from_shapes(state_dict: Mapping[str, Tensor], family: Family) -> ResNetConfig | None:
     """The configuration that the deciding tensors imply, or None where one of them is not there or makes no sense."""
     shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     depths: dict[int, int] = {}
@@ -169,6 +182,7 @@ def _config_from_shapes(state_dict: Mapping[str, Tensor]) -> ResNetConfig | None
     if not depths or sorted(depths) != list(range(1, len(depths) + 1)):
         return None
     stages = range(1, len(depths) + 1)
+    pool, shortcut = _form(state_dict, family)
     block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
     last = "conv3" if block == "bottleneck" else "conv2"
     try:
@@ -191,6 +205,8 @@ def _config_from_shapes(state_dict: Mapping[str, Tensor]) -> ResNetConfig | None
             classes=shapes["fc.weight"][0],
             groups=groups,
             width_per_group=width_per_group,
+            pool=pool,
+            shortcut=shortcut,
         )
     except (KeyError, IndexError, ValueError, ZeroDivisionError, ArchitectureError):
         return None
@@ -208,7 +224,9 @@ def _adapted(config: ResNetConfig, state_dict: Mapping[str, Tensor]) -> ResNetCo
 
 def _name(config: ResNetConfig) -> str:
     """The registered name, or a description that tells the configuration's own values."""
-    common = {"in_channels": 3, "classes": 1000, "stride_in": "3x3"}
+    common = {"in_channels": 3, "classes": 1000, "stride_in": "3x3", "pool": "adaptive"}
+    if config.shortcut == "padded":
+        return f"{_name(dataclasses.replace(config, shortcut='projection'))}, zero-padded shortcuts"
     plain = dataclasses.replace(config, **common)  # type: ignore[arg-type]
     for name, known in ARCHITECTURES.items():
         if plain == dataclasses.replace(known, **common):  # type: ignore[arg-type]
@@ -237,7 +255,6 @@ def _count(found: Differences) -> str:
 
 
 _FAMILIES: Final = (
-    (r"resnet\.embedder\.|resnet\.encoder\.stages\.", "a Hugging Face ResNet: save it as TorchScript or .pt2"),
     (
         r"(layer\d+\.\d+\.)?(se\.fc\d|se_module|se\.conv)",
         "a ResNet with squeeze-and-excitation, which has no form here",

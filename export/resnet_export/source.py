@@ -12,6 +12,8 @@ from resnet_runtime.manifest import Assumption, Source
 
 from .checkpoint import Checkpoint
 from .errors import RequestError, SignatureError
+from .families import TORCHVISION, in_torchvisions_names
+from .onnx_network import OnnxNetwork
 from .options import ModelOptions
 from .resnet import module_from_state_dict
 from .resnet_config import default_input_shape
@@ -67,6 +69,8 @@ def model_from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Sour
             raise RequestError(f"{option} is for a state_dict, and {checkpoint.source.name} holds its own architecture")
     if checkpoint.program is not None:
         return _from_program(checkpoint, checkpoint.program, options)
+    if checkpoint.onnx is not None:
+        return _from_onnx(checkpoint, checkpoint.onnx, options)
     assert checkpoint.module is not None
     module = checkpoint.module.float().eval()
     shape = options.input_shape or (_first_channels(module), 224, 224)
@@ -85,8 +89,12 @@ def model_from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Sour
 
 def _from_state_dict(checkpoint: Checkpoint, options: ModelOptions) -> SourceModel:
     assert checkpoint.state_dict is not None
-    inferred = config_from_state_dict(checkpoint.state_dict, arch=options.arch, stride_in=options.stride_in)
-    module = module_from_state_dict(checkpoint.state_dict, inferred.config)
+    renamed = in_torchvisions_names(checkpoint.state_dict)
+    inferred = config_from_state_dict(
+        renamed.tensors, arch=options.arch, stride_in=options.stride_in, family=renamed.family
+    )
+    module = module_from_state_dict(renamed.tensors, inferred.config)
+    notes = () if renamed.family is TORCHVISION else (f"the tensors have {renamed.family.name} names",)
     shape = options.input_shape or default_input_shape(inferred.config)
     if shape[0] != inferred.config.in_channels:
         raise SignatureError(
@@ -102,7 +110,7 @@ def _from_state_dict(checkpoint: Checkpoint, options: ModelOptions) -> SourceMod
         stem=inferred.config.stem,
         fixed_batch=None,
         assumptions=(*inferred.assumptions, *_shape_assumption(options, shape)),
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *notes),
     )
 
 
@@ -136,6 +144,28 @@ def _from_program(checkpoint: Checkpoint, program: torch.export.ExportedProgram,
         input_shape=shape,
         stem="imagenet" if max(shape[1:]) > 64 else "cifar",
         fixed_batch=batch if isinstance(batch, int) else None,
+        assumptions=(),
+        notes=checkpoint.notes,
+    )
+
+
+def _from_onnx(checkpoint: Checkpoint, network: OnnxNetwork, options: ModelOptions) -> SourceModel:
+    """A file says what images it takes, but for the axes that it leaves open."""
+    name, known = checkpoint.source.name, network.image_shape
+    if options.input_shape is None and None in known:
+        raise SignatureError(f"{name} leaves the size of its images open: give --input-shape C,H,W")
+    shape = options.input_shape or tuple(axis for axis in known if axis is not None)
+    if any(axis not in (None, given) for axis, given in zip(known, shape, strict=True)):
+        found = ", ".join("any" if axis is None else str(axis) for axis in known)
+        raise SignatureError(f"--input-shape is {options.input_shape}, and {name} takes ({found})")
+    return SourceModel(
+        module=network,
+        architecture="ONNX model",
+        parameters=network.parameters_count,
+        source=checkpoint.source,
+        input_shape=(shape[0], shape[1], shape[2]),
+        stem="imagenet" if max(shape[1:]) > 64 else "cifar",
+        fixed_batch=network.fixed_batch,
         assumptions=(),
         notes=checkpoint.notes,
     )

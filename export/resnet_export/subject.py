@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from resnet_runtime.manifest import Assumption, Batch, Input, Preprocessing
 
 from .checkpoint import checkpoint_from_file
 from .eager import Reference, reference_from_file
+from .hugging_face import SETTLED, folder_from_path, is_pretrained_folder
 from .labels import labels_from_file
 from .options import ExportOptions
 from .preprocessing import preprocessing_from_options
@@ -32,12 +34,24 @@ def subject_from_checkpoint(checkpoint: Path, options: ExportOptions, timings: T
     """The checkpoint and every other file that the user named."""
     with timings.stage("read") as stage:
         labels = None if options.labels is None else labels_from_file(options.labels)
+        told: tuple[str, ...] = ()
+        settled: tuple[str, ...] = ()
+        if is_pretrained_folder(checkpoint):
+            folder = folder_from_path(checkpoint)
+            checkpoint, options = folder.weights, folder.filled_in(options)
+            told, settled = folder.notes, SETTLED
+            labels = folder.labels if labels is None else labels
         reference = None
         if options.model.reference is not None:
             reference = reference_from_file(options.model.reference)
         read = checkpoint_from_file(checkpoint, trust=options.model.trust, weights=options.model.weights)
         model = model_from_checkpoint(read, options.model)
         stage.tell(f"{model.architecture}, {model.parameters / 1e6:.2f} M parameters, {read.format}")
+        model = dataclasses.replace(
+            model,
+            notes=(*told, *model.notes),
+            assumptions=tuple(item for item in model.assumptions if item.subject not in settled),
+        )
         for note in model.notes:
             stage.tell(note)
     preprocessing, assumed = preprocessing_from_options(options.preprocessing, model.input_shape, model.stem)

@@ -1,4 +1,4 @@
-"""A graph from a module: ``torch.export`` first, the TorchScript exporter where that fails.
+"""A graph from a module: ``torch.export`` first, the TorchScript exporter where that fails; of an ONNX file its own.
 
 The exporter's own optimizer stays off, so that nothing is folded but by the passes here. Nodes are named after the
 module that they come from (``layer1.0.conv1/Conv``); stack traces, paths and everything else that depends on where
@@ -25,6 +25,7 @@ from onnx_ir.passes import common
 from . import __version__
 from .errors import SignatureError, TraceError
 from .graph import IR_VERSION, OPSET, Graph
+from .onnx_network import OnnxNetwork
 from .passes.fold_constants import fold_constants
 
 INPUT_NAME = "input"
@@ -76,6 +77,8 @@ def graph_from_module(module: Traceable, input_shape: tuple[int, ...], names: Se
 def _exporters(module: Traceable) -> list[tuple[str, Callable[[Any, tuple[int, ...], list[str]], ir.Model]]]:
     """What can trace this kind of module, in the order in which it is tried."""
     by_export, by_script = ("torch.export", _by_torch_export), ("TorchScript", _by_torchscript)
+    if isinstance(module, OnnxNetwork):
+        return [("the ONNX file", _from_onnx)]
     if isinstance(module, torch.jit.ScriptModule):
         return [by_script]
     return [by_export] if isinstance(module, torch.export.ExportedProgram) else [by_export, by_script]
@@ -140,6 +143,12 @@ def _by_torchscript(module: torch.nn.Module, input_shape: tuple[int, ...], names
     )
     proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(buffer.getvalue()))
     model: ir.Model = ir.from_proto(proto)
+    return model
+
+
+def _from_onnx(network: OnnxNetwork, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
+    model: ir.Model = ir.from_proto(network.model(input_shape))
+    model.graph.inputs[0].name = INPUT_NAME
     return model
 
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx.helper
 import pytest
 import torch
 from PIL import Image
@@ -86,11 +84,6 @@ def image_bytes(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def onnx_bytes() -> bytes:
-    graph = onnx.helper.make_graph([], "empty", [], [])
-    return bytes(onnx.helper.make_model(graph, producer_name="pytorch").SerializeToString())
-
-
 def tar_bytes() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -120,7 +113,6 @@ def npz_bytes() -> bytes:
         (image_bytes("GIF"), "a GIF image"),
         (image_bytes("WEBP"), "a WebP image"),
         (b"\x89HDF\r\n\x1a\n" + bytes(88), "an HDF5 file, such as Keras writes"),
-        (onnx_bytes(), "an ONNX model"),
         (gzip.compress(b"x" * 100), "a gzip archive: decompress it first"),
         (tar_bytes(), "a tar archive of other files: unpack it"),
         (b"\x08\x01\x12\xf4\x03\x0a\x10", "a TensorFlow SavedModel"),

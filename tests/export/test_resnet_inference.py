@@ -245,12 +245,11 @@ def test_numbers_of_blocks_that_are_not_there_take_no_time() -> None:
         (["cls_token", "blocks.0.attn.qkv.weight"], "a transformer"),
         (["conv1.0.weight", "conv1.3.weight", "conv1.6.weight", "layer1.0.conv1.weight"], "a ResNet with a deep stem"),
         (["conv1.weight", "layer1.0.se.fc1.weight"], "squeeze-and-excitation"),
-        (["resnet.embedder.embedder.convolution.weight"], "a Hugging Face ResNet"),
         (["stem.conv.weight", "stages.0.blocks.0.norm1.weight"], "a pre-activation ResNet"),
         (["conv1.weight", "layer1.0.conv1.weight", "layer2.0.shortcut.0.weight", "linear.weight"], "other names"),
         (["conv1.weight", "fc.1.weight"], "a head of several layers"),
     ],
-    ids=["vgg", "mobilenet", "vit", "deep stem", "se", "hugging face", "v2", "shortcut", "head"],
+    ids=["vgg", "mobilenet", "vit", "deep stem", "se", "v2", "shortcut", "head"],
 )
 def test_another_family_is_refused_by_name(names: list[str], family: str) -> None:
     error = refused({name: torch.zeros(3, 3, 3, 3) for name in names})

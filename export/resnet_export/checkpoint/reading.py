@@ -16,6 +16,7 @@ from resnet_export.errors import CheckpointError
 from resnet_runtime.manifest import Source
 
 from . import archives, recognition
+from .onnx_files import network_from_onnx
 from .programs import module_from_torchscript, program_from_export
 from .record import Checkpoint
 from .safetensors_files import tensors_from_safetensors
@@ -30,7 +31,7 @@ def checkpoint_from_file(
     """Read a checkpoint, whatever its name is: formats are told by what is in the file.
 
     Read are what ``torch.save`` wrote (the zip of today, the pickle and tar of before), safetensors, TorchScript and
-    torch.export archives. Wrappers of training scripts are taken off; see ``unwrapping``.
+    torch.export archives, and ONNX models. Wrappers of training scripts are taken off; see ``unwrapping``.
 
     Args:
         path: the file.
@@ -94,6 +95,11 @@ def _checkpoint(path: Path, source: Source, *, trust: bool, weights: str | None)
     if kind == recognition.SAFETENSORS:
         loaded: Any = tensors_from_safetensors(path, source.size)
         return _network(source, "safetensors", loaded, weights)
+    if kind == recognition.ONNX:
+        if weights is not None:
+            raise CheckpointError(f"--weights {weights} is not in {path.name}, an ONNX model: leave it out")
+        network, notes = network_from_onnx(path)
+        return Checkpoint(source=source, format="ONNX", onnx=network, notes=notes)
     if kind == recognition.LEGACY:
         return _network(source, "torch legacy", object_from_legacy(path, source.size, trust=trust), weights)
     if kind == recognition.TAR:

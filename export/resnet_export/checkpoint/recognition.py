@@ -10,6 +10,7 @@ ZIP: Final = "zip"
 LEGACY: Final = "pickle"
 TAR: Final = "tar"
 SAFETENSORS: Final = "safetensors"
+ONNX: Final = "ONNX"
 TEXT_BYTES: Final = frozenset(range(0x20, 0x7F)) | {9, 10, 13}
 
 _HEAD: Final = 4096
@@ -41,7 +42,7 @@ _TENSORFLOW_INDEX_END: Final = bytes.fromhex("57fb808b247547db")
 
 
 def kind_from_file(file: BinaryIO, size: int) -> str | None:
-    """``ZIP``, ``LEGACY``, ``TAR`` or ``SAFETENSORS`` where the first bytes are theirs, else None.
+    """``ZIP``, ``LEGACY``, ``TAR``, ``SAFETENSORS`` or ``ONNX`` where the first bytes are theirs, else None.
 
     Args:
         file: open at its beginning; left anywhere.
@@ -56,6 +57,8 @@ def kind_from_file(file: BinaryIO, size: int) -> str | None:
         return TAR
     if head[8:9] == b"{" and _is_safetensors(head):
         return SAFETENSORS
+    if re.match(rb"\x08[\x02-\x1f][\x12\x1a\x3a\x42]", head):  # the IR's version, then one of a model's other fields
+        return ONNX
     return None
 
 
@@ -89,8 +92,6 @@ def foreign_name(file: BinaryIO, size: int) -> str:
         return "the index of a TensorFlow checkpoint"
     if re.match(rb"\x08\x01\x12", head):
         return "a TensorFlow SavedModel"
-    if re.match(rb"\x08[\x02-\x1f][\x12\x1a\x3a\x42]", head):
-        return "an ONNX model"
     if re.match(rb"\x0a[\x01-\xff]\x01?\x0a[\x01-\x7f][ -~]+\x12", head):
         return "a TensorFlow graph"
     if not head.strip(b"\x00"):

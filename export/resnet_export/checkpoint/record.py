@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from resnet_export.onnx_network import OnnxNetwork
 from resnet_runtime.manifest import Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A trained network as its file has it. Exactly one of ``state_dict``, ``module`` and ``program`` is set.
+    """A trained network as its file has it: one of ``state_dict``, ``module``, ``program`` and ``onnx`` is set.
 
     Attributes:
         source: the file's name without its folder, SHA-256 and size in bytes.
@@ -21,6 +22,7 @@ class Checkpoint:
             and booleans are as they were. They may be mapped from the file: do not change it while they are used.
         module: in eval mode, float32, on the CPU.
         program: as ``torch.export.save`` wrote it.
+        onnx: of an ONNX file.
         notes: what was taken, converted and ignored, a sentence each.
     """
 
@@ -29,4 +31,5 @@ class Checkpoint:
     state_dict: dict[str, Tensor] | None = None
     module: nn.Module | torch.jit.ScriptModule | None = None
     program: torch.export.ExportedProgram | None = None
+    onnx: OnnxNetwork | None = None
     notes: tuple[str, ...] = ()

@@ -1,0 +1,335 @@
+"""ONNX files as checkpoints: what they compute is kept, however they are written; what cannot be is refused by name."""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import resnet_runtime
+from resnet_export import ExportOptions, ModelOptions, bundle_from_checkpoint
+from resnet_export.checkpoint import checkpoint_from_file
+from resnet_export.errors import CheckpointError, SignatureError
+from resnet_export.graph import graph_from_bytes
+from resnet_export.source import model_from_checkpoint
+from resnet_export.trace import graph_from_module
+from resnet_runtime.bundle import Bundle
+from resnet_runtime.manifest import Batch
+from tests.export.models import TINY, live_resnet, varied_images
+
+SHAPE = (3, 16, 16)
+Change = Callable[[onnx.ModelProto], onnx.ModelProto]
+
+
+@functools.cache
+def plain() -> bytes:
+    """A small ResNet as an exporter writes it, BatchNormalization and all."""
+    return graph_from_module(live_resnet(TINY, size=16), SHAPE, ("logits",)).graph.to_bytes()
+
+
+def model() -> onnx.ModelProto:
+    return onnx.load_from_string(plain())
+
+
+def saved(path: Path, proto: onnx.ModelProto) -> Path:
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def answers(path: Path, batch: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path))
+    entry = session.get_inputs()[0]
+    size = entry.shape[0] if isinstance(entry.shape[0], int) else len(batch)
+    parts = [session.run(None, {entry.name: batch[at : at + size]})[0] for at in range(0, len(batch), size)]
+    return np.concatenate(parts)
+
+
+def images(count: int = 4) -> np.ndarray:
+    return varied_images(count, SHAPE, seed=5).numpy()
+
+
+def sized(proto: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
+    """With another batch axis; None: a name."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        axis = value.type.tensor_type.shape.dim[0]
+        axis.Clear()
+        if batch is None:
+            axis.dim_param = "N"
+        else:
+            axis.dim_value = batch
+    del proto.graph.value_info[:]
+    return proto
+
+
+def flat_for(batch: int) -> Change:
+    """The batch fixed, and named in the Reshape before the classifier, as exporters without dynamic axes write it."""
+
+    def change(proto: onnx.ModelProto) -> onnx.ModelProto:
+        shapes = {node.input[1] for node in proto.graph.node if node.op_type == "Reshape"}
+        assert len(shapes) == 1
+        for tensor in proto.graph.initializer:
+            if tensor.name in shapes:
+                _, features = numpy_helper.to_array(tensor)
+                tensor.CopyFrom(numpy_helper.from_array(np.array([batch, features], np.int64), tensor.name))
+        return sized(proto, batch)
+
+    return change
+
+
+def channels_last(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """As tf2onnx writes a Keras model: a Transpose after the input."""
+    entry = proto.graph.input[0]
+    first = entry.name
+    entry.CopyFrom(helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", *SHAPE[1:], SHAPE[0]]))
+    proto.graph.node.insert(0, helper.make_node("Transpose", ["image"], [first], "turn", perm=[0, 3, 1, 2]))
+    return proto
+
+
+def scaled_before_the_turn(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Preprocessing of channels-last images in the file."""
+    proto = channels_last(proto)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([0.5, 1.0, 2.0], np.float32), "factors"))
+    proto.graph.node.insert(0, helper.make_node("Mul", ["image", "factors"], ["scaled"], "scale"))
+    proto.graph.node[1].input[0] = "scaled"
+    return proto
+
+
+def opset(version: int) -> Change:
+    """As PyTorch's exporter of then wrote it."""
+
+    def change(_: onnx.ModelProto) -> onnx.ModelProto:
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                live_resnet(TINY, size=16),
+                (torch.zeros(2, *SHAPE),),
+                buffer,
+                dynamo=False,
+                opset_version=version,
+                training=torch.onnx.TrainingMode.PRESERVE,
+                do_constant_folding=False,
+                input_names=["x"],
+                output_names=["y"],
+                dynamic_axes={"x": {0: "b"}, "y": {0: "b"}},
+            )
+        return onnx.load_from_string(buffer.getvalue())
+
+    return change
+
+
+def listed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """As before IR version 4: initializers are inputs too."""
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return proto
+
+
+def without_names(proto: onnx.ModelProto) -> onnx.ModelProto:
+    for node in proto.graph.node:
+        node.ClearField("name")
+    return proto
+
+
+WRITTEN = {
+    "as it is": lambda proto: proto,
+    "another name of the batch": lambda proto: sized(proto, None),
+    "opset 9": opset(9),
+    "opset 13": opset(13),
+    "opset 17": opset(17),
+    "a newer opset": lambda proto: onnx.version_converter.convert_version(proto, 21),
+    "initializers listed as inputs": listed,
+    "nodes without names": without_names,
+    "channels last": channels_last,
+    "channels last and scaled": scaled_before_the_turn,
+    "a batch of 1": flat_for(1),
+    "a batch of 3": flat_for(3),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_bundle_computes_what_the_file_computes(how: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.onnx", WRITTEN[how](model()))
+    batch = images(6)
+    expected = answers(path, batch.transpose(0, 2, 3, 1).copy() if "channels last" in how else batch)
+    options = ExportOptions(engines=None, variants=("fp32", "fp16"))
+    result = bundle_from_checkpoint(path, tmp_path / "model.bundle", options)
+    bundle = Bundle.open(result.path)
+    assert bundle.manifest.model.traced_by == "the ONNX file"
+    assert (bundle.manifest.input.layout, bundle.manifest.input.shape) == ("NCHW", SHAPE)
+    assert bundle.manifest.input.batch.largest > 6, "a batch that can be opened is open"
+    fp32 = bundle.manifest.variant("fp32")
+    assert fp32 is not None
+    kinds = {node.op_type for node in graph_from_bytes(bundle.read(fp32.file)).nodes()}
+    assert "BatchNormalization" not in kinds
+    assert "Transpose" not in kinds or "scaled" in how
+    with resnet_runtime.load(result.path, precision="fp32") as session:
+        found = session.infer(batch)["logits"]
+    assert np.abs(found - expected).max() < 2e-5 * np.ptp(expected)
+
+
+def test_a_batch_that_cannot_be_opened_stays(tmp_path: Path) -> None:
+    proto = sized(model(), 2)
+    add = helper.make_node("Add", ["logits_before", "each"], ["logits"], "by_place")
+    proto.graph.node[-1].output[0] = "logits_before"
+    proto.graph.node.append(add)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([[0.0], [1.0]], np.float32), "each"))
+    path = saved(tmp_path / "model.onnx", proto)
+    result = bundle_from_checkpoint(path, tmp_path / "m.bundle", ExportOptions(engines=None, variants=("fp32",)))
+    assert result.manifest.input.batch == Batch(smallest=2, optimal=2, largest=2)
+    with resnet_runtime.load(result.path) as session:
+        found = session.infer(images(2))["logits"]
+    np.testing.assert_allclose(found, answers(path, images(2)), atol=1e-4)
+
+
+def test_two_outputs_keep_their_names(tmp_path: Path) -> None:
+    proto = model()
+    pooled = next(node for node in proto.graph.node if node.op_type == "Reshape").output[0]
+    proto.graph.output.append(helper.make_tensor_value_info(pooled, TensorProto.FLOAT, ["batch", 16]))
+    proto = onnx.load_from_string(
+        proto.SerializeToString().replace(pooled.encode(), b"embedding".ljust(len(pooled), b"_")[: len(pooled)])
+    )
+    second = proto.graph.output[1].name
+    path = saved(tmp_path / "model.onnx", proto)
+    result = bundle_from_checkpoint(path, tmp_path / "m.bundle", ExportOptions(engines=None, variants=("fp32",)))
+    assert [output.name for output in result.manifest.outputs] == ["logits", second]
+
+
+def test_tensors_in_files_of_their_own_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(model(), path, save_as_external_data=True, location="model.data", size_threshold=0)
+    assert checkpoint_from_file(path).onnx is not None
+    (tmp_path / "model.data").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.onnx keeps tensors in other files, and one cannot be read: .*"):
+        checkpoint_from_file(path)
+
+
+def test_an_open_image_size_is_asked_for(tmp_path: Path) -> None:
+    proto = model()
+    for axis in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.Clear()
+        axis.dim_param = "side"
+    checkpoint = checkpoint_from_file(saved(tmp_path / "model.onnx", proto))
+    with pytest.raises(SignatureError, match="leaves the size of its images open: give --input-shape C,H,W"):
+        model_from_checkpoint(checkpoint, ModelOptions())
+    assert model_from_checkpoint(checkpoint, ModelOptions(input_shape=SHAPE)).input_shape == SHAPE
+    with pytest.raises(SignatureError, match=r"--input-shape is \(1, 16, 16\), and model.onnx takes \(3, any, any\)"):
+        model_from_checkpoint(checkpoint, ModelOptions(input_shape=(1, 16, 16)))
+
+
+def changed(change: Callable[[onnx.GraphProto], object]) -> Change:
+    def apply(proto: onnx.ModelProto) -> onnx.ModelProto:
+        change(proto.graph)
+        return proto
+
+    return apply
+
+
+def foreign(proto: onnx.ModelProto) -> onnx.ModelProto:
+    proto.graph.node[1].domain = "com.microsoft"
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return proto
+
+
+def renamed_operator(graph: onnx.GraphProto) -> None:
+    graph.node[1].op_type = "Hypercube"
+
+
+def weights(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    def apply(graph: onnx.GraphProto) -> None:
+        first = next(tensor for tensor in graph.initializer if len(tensor.dims) == 4)
+        first.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(first).copy()), first.name))
+
+    return changed(apply)
+
+
+def second_input(graph: onnx.GraphProto) -> None:
+    graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch", 1]))
+
+
+def quantized_input(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "step"))
+    graph.node.insert(0, helper.make_node("QuantizeLinear", ["input", "step"], ["eight"]))
+
+
+def branch(graph: onnx.GraphProto) -> None:
+    graph.node.append(helper.make_node("If", ["input"], ["either"]))
+
+
+def flat_input(graph: onnx.GraphProto) -> None:
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 768]))
+
+
+def byte_input(graph: onnx.GraphProto) -> None:
+    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def old(proto: onnx.ModelProto) -> onnx.ModelProto:
+    del proto.opset_import[:]
+    proto.opset_import.append(helper.make_opsetid("", 6))
+    return proto
+
+
+def integer_output(graph: onnx.GraphProto) -> None:
+    graph.node.append(helper.make_node("ArgMax", ["logits"], ["class"], "best", axis=1, keepdims=0))
+    graph.output.append(helper.make_tensor_value_info("class", TensorProto.INT64, ["batch"]))
+
+
+REFUSED = {
+    "foreign operator": (foreign, "has operators that are not ONNX's own: com.microsoft.BatchNormalization"),
+    "unknown operator": (changed(renamed_operator), "is no valid ONNX model: .*Hypercube"),
+    "old": (old, "has opset 6, and 7 is the oldest that can be converted"),
+    "two inputs": (changed(second_input), r"takes 2 inputs \(input, mask\), and a ResNet takes one"),
+    "quantized": (changed(quantized_input), "is quantized already, with QuantizeLinear: give the floating point model"),
+    "branches": (changed(branch), "has the control flow operators If, and a ResNet needs none"),
+    "flat input": (changed(flat_input), "takes a tensor of 2 axes"),
+    "uint8 input": (changed(byte_input), "takes uint8 images"),
+    "integer output": (changed(integer_output), "the outputs class of .* are not float32"),
+    "half weights": (weights(lambda array: array.astype(np.float16)), "is float16: write the file anew with float32"),
+    "infinite weights": (weights(lambda array: array * np.inf), "has values that are not finite: training diverged"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_is_refused_by_name(what: str, tmp_path: Path) -> None:
+    change, said = REFUSED[what]
+    path = saved(tmp_path / "model.onnx", change(model()))
+    with pytest.raises(CheckpointError, match=said) as caught:
+        checkpoint_from_file(path)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("kept", [100, 5000, -1])
+def test_a_file_that_is_cut_off_is_refused(kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(plain()[:kept])
+    with pytest.raises(CheckpointError, match=r"model\.onnx"):
+        checkpoint_from_file(path)
+
+
+def test_options_of_other_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.onnx", model())
+    with pytest.raises(CheckpointError, match=r"--weights ema is not in model\.onnx, an ONNX model: leave it out"):
+        checkpoint_from_file(path, weights="ema")
+    with pytest.raises(ValueError, match=r"--arch is for a state_dict, and model\.onnx holds its own architecture"):
+        model_from_checkpoint(checkpoint_from_file(path), ModelOptions(arch="resnet18"))
+
+
+def test_what_the_file_computes_is_what_the_gates_compare_with(tmp_path: Path) -> None:
+    network = checkpoint_from_file(saved(tmp_path / "model.onnx", model())).onnx
+    assert network is not None
+    exact = live_resnet(TINY, size=16)(torch.from_numpy(images())).detach().numpy()
+    found = network(torch.from_numpy(images()))["logits"].numpy()
+    assert np.abs(found - exact).max() < 1e-5 * np.ptp(exact)
+    with pytest.raises(TypeError, match="takes float32"):
+        network(torch.zeros(1, *SHAPE, dtype=torch.float64))
