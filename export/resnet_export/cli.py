@@ -238,8 +238,9 @@ class _Command(click.Command):
 def command(context: click.Context, /, **arguments: Any) -> None:
     """Export the trained ResNet in MODEL to a verified bundle.
 
-    MODEL is a state_dict, a training checkpoint that holds one (.pt, .pth, .safetensors), or, with --trust, a pickled
-    module, a TorchScript file or a .pt2 program. Or it is a bundle that stands, to which engines are added.
+    MODEL is a state_dict, a training checkpoint that holds one (.pt, .pth, .safetensors), an .onnx file, a folder of
+    Hugging Face's save_pretrained, or, with --trust, a pickled module, a TorchScript file or a .pt2 program. Or it is a
+    bundle that stands, to which engines are added.
     """
     sys.exit(_run(context, arguments))
 
