@@ -115,7 +115,7 @@ class _Command(click.Command):
 @click.option(
     "-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="The bundle [MODEL's stem.bundle]."
 )
-@click.option("--arch", metavar="NAME", help="The architecture of a state_dict [read from its tensors].")
+@click.option("--arch", metavar="NAME", help="The architecture of a state_dict, or timm:NAME, torchvision:NAME [read].")
 @click.option(
     "--stride-in", type=click.Choice(["3x3", "1x1"]), help="Which convolution of a bottleneck strides [3x3, assumed]."
 )

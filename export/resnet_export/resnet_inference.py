@@ -71,7 +71,11 @@ def differences(state_dict: Mapping[str, Tensor], config: ResNetConfig) -> Diffe
 
     BatchNorm's counters may be there or not, one for each BatchNorm.
     """
-    expected = shapes_from_config(config)
+    return differences_from_shapes(state_dict, shapes_from_config(config))
+
+
+def differences_from_shapes(state_dict: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> Differences:
+    """As ``differences``, from float32 tensors of these names and shapes, without the counters."""
     counters = {_counter(name) for name in expected if name.endswith(".running_mean")}
     changed = {}
     for name, shape in expected.items():
@@ -123,7 +127,8 @@ def config_from_state_dict(
     """
     if arch is not None and arch not in ARCHITECTURES:
         raise ArchitectureError(
-            f"{arch!r} is not an architecture that is known here: take one of {', '.join(ARCHITECTURES)}"
+            f"{arch!r} is not an architecture that is known here: take one of {', '.join(ARCHITECTURES)}, or "
+            "timm:NAME or torchvision:NAME where that library is installed"
         )
     read = _config_from_shapes(state_dict, family)
     if arch is not None:

@@ -13,6 +13,7 @@ from resnet_runtime.manifest import Assumption, Source
 from .checkpoint import Checkpoint
 from .errors import RequestError, SignatureError
 from .families import TORCHVISION, in_torchvisions_names
+from .libraries import is_of_a_library, network_from_library
 from .onnx_network import OnnxNetwork
 from .options import ModelOptions
 from .resnet import module_from_state_dict
@@ -89,6 +90,8 @@ def model_from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Sour
 
 def _from_state_dict(checkpoint: Checkpoint, options: ModelOptions) -> SourceModel:
     assert checkpoint.state_dict is not None
+    if options.arch is not None and is_of_a_library(options.arch):
+        return _from_library(checkpoint, options.arch, options)
     renamed = in_torchvisions_names(checkpoint.state_dict)
     inferred = config_from_state_dict(
         renamed.tensors, arch=options.arch, stride_in=options.stride_in, family=renamed.family
@@ -111,6 +114,30 @@ def _from_state_dict(checkpoint: Checkpoint, options: ModelOptions) -> SourceMod
         fixed_batch=None,
         assumptions=(*inferred.assumptions, *_shape_assumption(options, shape)),
         notes=(*checkpoint.notes, *notes),
+    )
+
+
+def _from_library(checkpoint: Checkpoint, arch: str, options: ModelOptions) -> SourceModel:
+    """``--arch timm:NAME`` or ``torchvision:NAME``: the library's own code, with the checkpoint's tensors."""
+    assert checkpoint.state_dict is not None
+    if options.stride_in is not None:
+        raise RequestError(f"--stride-in is for architectures that are built here, and {arch} says where it strides")
+    found = network_from_library(arch, checkpoint.state_dict)
+    shape = options.input_shape or found.input_shape
+    if shape[0] != found.input_shape[0]:
+        raise SignatureError(
+            f"--input-shape has {shape[0]} channels, and the model's first convolution takes {found.input_shape[0]}"
+        )
+    return SourceModel(
+        module=found.module,
+        architecture=arch,
+        parameters=sum(parameter.numel() for parameter in found.module.parameters()),
+        source=checkpoint.source,
+        input_shape=shape,
+        stem="imagenet" if max(shape[1:]) > 64 else "cifar",
+        fixed_batch=None,
+        assumptions=_shape_assumption(options, shape),
+        notes=(*checkpoint.notes, f"built by {found.library}"),
     )
 
 
