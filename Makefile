@@ -42,7 +42,7 @@ format: .venv/installed  ## Mend what ruff can mend.
 
 bench: .venv/installed  ## How fast a ResNet-50 answers here, beside all else one would pick: build/bench.{json,html,png}.
 	@mkdir -p build
-	$(BIN)/resnet-bench run --against all --rounds 10 --cold-starts 3 --json build/bench.json --html build/bench.html --png build/bench.png
+	$(BIN)/resnet-bench run --against all --rounds 12 --cold-starts 3 --json build/bench.json --html build/bench.html --png build/bench.png
 
 bench-costs: .venv/installed  ## What an export, a call and an import cost on this machine.
 	$(BIN)/resnet-bench import

@@ -19,13 +19,10 @@ from numpy.typing import NDArray
 
 from .cases import RunError
 from .speed_figures import REFERENCE, WALL
-from .statistics import LEVEL, ratio_interval
+from .statistics import LEVEL, order_interval
 
 _Key = tuple[str, int, str, str]
 """Name, batch, what is timed, clock."""
-
-_RESAMPLES: Final = 50_000
-"""The ends of an interval at 99.9% have to be among them."""
 
 SCHEMA: Final = "resnet-bench-run/1"
 """Of a record."""
@@ -40,11 +37,12 @@ NEW: Final = "new"
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as the reference: the median, and its interval."""
+    """How many times as fast as the reference: the median, its interval, and what that holds at."""
 
     median: float
     low: float
     high: float
+    held: float = LEVEL
 
 
 @dataclass(frozen=True)
@@ -158,6 +156,12 @@ def _ratios(record: Mapping[str, Any]) -> dict[_Key, Ratio]:
     return {key: _for_all(rounds[key], rounds.get(other), ratio, level) for key, (other, ratio) in stated.items()}
 
 
+def held_together(record: Mapping[str, Any]) -> float:
+    """The level at which the intervals of all rows hold together: less than ``LEVEL`` where there are few rounds."""
+    missed = sum(1 - ratio.held for ratio in _ratios(record).values())
+    return max(0.0, 1 - missed)
+
+
 def _rounds(row: Mapping[str, Any], clock: str) -> NDArray[np.float64]:
     """(rounds,) seconds."""
     if clock == WALL:
@@ -170,8 +174,8 @@ def _for_all(mine: NDArray[np.float64], others: NDArray[np.float64] | None, stat
     count = 0 if others is None else min(len(mine), len(others))
     if others is None or count == 0:
         return stated
-    found = ratio_interval(others[:count], mine[:count], resamples=_RESAMPLES, level=level)
-    return Ratio(stated.median, found.low, found.high)
+    low, high, held = order_interval(others[:count] / mine[:count], level)
+    return Ratio(stated.median, low, high, held)
 
 
 def _verdict(old: Ratio | None, new: Ratio | None) -> str:

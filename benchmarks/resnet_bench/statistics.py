@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,6 +84,28 @@ def paired_interval(
         means[start : start + at_once] = values[drawn].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def order_interval(values: NDArray[np.floating], level: float) -> tuple[float, float, float]:
+    """An interval for the median between two of the sorted values, whatever their distribution (Thompson, 1936).
+
+    The k-th value from each end holds the median between them with 1 - 2 sum_{i<k} C(n, i) / 2^n.
+
+    Args:
+        values: (n,), n at least 1, independent.
+        level: in 0..1.
+
+    Returns:
+        The ends of the narrowest that holds at ``level``, and what it holds at: less where n is too small for it.
+    """
+    ordered, count = np.sort(values.astype(np.float64)), len(values)
+    held, k = 1 - 2 * 0.5**count, 1
+    while k < count - k:
+        narrower = held - 2 * math.comb(count, k) * 0.5**count
+        if narrower < level:
+            break
+        held, k = narrower, k + 1
+    return float(ordered[k - 1]), float(ordered[count - k]), held
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from .options import ExportOptions, PreprocessingOptions
 CONFIG: Final = "config.json"
 PROCESSOR: Final = "preprocessor_config.json"
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
+_LARGEST_NUMBER: Final = 3e38
+
 ARCHITECTURE: Final = "ResNetForImageClassification"
 
 SETTLED: Final = (FIRST_STAGE.subject,)
@@ -34,6 +35,7 @@ _SCALED_THEN_CROPPED: Final = ("ConvNextImageProcessor", "ConvNextFeatureExtract
 _RESIZED: Final = ("ViTImageProcessor", "ViTFeatureExtractor", "BitImageProcessor", "CLIPImageProcessor")
 """The shorter side, or exactly height and width; then a crop where there is one."""
 _WITHOUT_CROP: Final = 384
+_LARGEST_SIDE: Final = 2**15
 _RESAMPLING: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By Pillow's numbers."""
 
@@ -125,8 +127,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _refuse_other_networks(path: Path, config: Mapping[str, Any]) -> None:
     named = config.get("architectures") or [config.get("model_type")]
-    if ARCHITECTURE not in named and not (named == ["resnet"]):
-        raise CheckpointError(f"{path / CONFIG} is of {', '.join(map(str, named))}, and no {ARCHITECTURE}")
+    if not isinstance(named, list) or (ARCHITECTURE not in named and named != ["resnet"]):
+        found = ", ".join(map(str, named)) if isinstance(named, list) else named
+        raise CheckpointError(f"{path / CONFIG} is of {found!r}, and no {ARCHITECTURE}")
     activation = config.get("hidden_act", "relu")
     if activation != "relu":
         raise CheckpointError(f"{path / CONFIG} has the activation {activation!r}, and relu alone is known here")
@@ -160,10 +163,10 @@ def _preprocessing(
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "no processor")
     known = kind.removesuffix("Fast")
     if known not in (*_SCALED_THEN_CROPPED, *_RESIZED):
-        notes.append(f"{PROCESSOR} is of {kind}, which is not known here: its preprocessing was not taken over")
+        notes.append(f"{PROCESSOR} is of {kind!a}, which is not known here: its preprocessing was not taken over")
         return PreprocessingOptions(), None
     normalized = config.get("do_normalize", True)
-    scale = float(_number(path, config, "rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
+    scale = _number(path, config, "rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
     arithmetic = PreprocessingOptions(
         mean=_numbers(path, config, "image_mean") if normalized else (0.0,),
         std=_numbers(path, config, "image_std") if normalized else (1.0,),
@@ -175,6 +178,7 @@ def _preprocessing(
     resize, crop = _geometry(path, config, known, _RESAMPLING[number])
     size = crop or (resize.size if resize is not None and resize.mode == "exact" else None)
     if size is None:
+        notes.append(f"{PROCESSOR} does not tell at what size images come out: its resize was not taken over")
         return arithmetic, None
     height, width = size
     chosen = dataclasses.replace(arithmetic, resize=resize or False, crop=crop or False)
@@ -184,7 +188,7 @@ def _preprocessing(
 def _geometry(
     path: Path, config: Mapping[str, Any], kind: str, interpolation: str
 ) -> tuple[Resize | None, tuple[int, int] | None]:
-    shorter, exact = _size(path, config.get("size"))
+    shorter, exact = _size(path, config.get("size"), whole=kind.startswith("ViT"))
 
     def resized(mode: str, *size: int) -> Resize:
         return Resize(mode=mode, size=size, interpolation=interpolation, antialias=True)
@@ -194,21 +198,26 @@ def _geometry(
     elif kind in _SCALED_THEN_CROPPED and shorter is not None:
         if shorter >= _WITHOUT_CROP:
             return resized("exact", shorter, shorter), None
-        share = float(_number(path, config, "crop_pct", 224 / 256))
+        share = _number(path, config, "crop_pct", 224 / 256)
+        if not shorter <= shorter / share < _LARGEST_SIDE:
+            raise CheckpointError(f"crop_pct in {path / PROCESSOR} is {share:g}, and is a share up to 1")
         return resized("shorter", int(shorter / share)), (shorter, shorter)
     else:
         resize = resized("exact", *exact) if exact is not None else None
         resize = resized("shorter", shorter) if shorter is not None else resize
-    crop = _size(path, config.get("crop_size"))[1] if config.get("do_center_crop") else None
+    crop = _size(path, config.get("crop_size"), whole=True)[1] if config.get("do_center_crop") else None
     return resize, crop
 
 
-def _size(path: Path, value: object) -> tuple[int | None, tuple[int, int] | None]:
-    """The shorter side, or height and width: a number is the one for a size, and both for a crop."""
-    found = {"shortest_edge": value, "height": value, "width": value} if isinstance(value, int) else value
+def _size(path: Path, value: object, *, whole: bool) -> tuple[int | None, tuple[int, int] | None]:
+    """The shorter side, or height and width: a number alone is both where it is a ``whole`` size."""
+    alone = {"height": value, "width": value} if whole else {"shortest_edge": value}
+    found = alone if isinstance(value, int) else value
     if found is None:
         return None, None
-    if not isinstance(found, dict) or not all(isinstance(item, int) and 0 < item < 2**15 for item in found.values()):
+    if not isinstance(found, dict) or not all(
+        type(item) is int and 0 < item < _LARGEST_SIDE for item in found.values()
+    ):
         raise CheckpointError(f"a size of {path / PROCESSOR} is {value!r}, and one is in whole pixels")
     both = (found["height"], found["width"]) if {"height", "width"} <= set(found) else None
     return found.get("shortest_edge"), both
@@ -223,9 +232,9 @@ def _whole(path: Path, config: Mapping[str, Any], key: str, default: int) -> int
 
 def _number(path: Path, config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not _is_number(value) or not value > 0:
         raise CheckpointError(f"{key} in {path} is {value!r}, and is a number over 0")
-    return value
+    return float(value)
 
 
 def _numbers(path: Path, config: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
@@ -233,6 +242,11 @@ def _numbers(path: Path, config: Mapping[str, Any], key: str) -> tuple[float, ..
     if value is None:
         return None
     values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(item, int | float) and math.isfinite(item) for item in values):
+    if not values or not all(map(_is_number, values)):
         raise CheckpointError(f"{key} in {path} is {value!r}, and has a number for each channel")
     return tuple(float(item) for item in values)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is one that float32 holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER

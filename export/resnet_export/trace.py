@@ -24,11 +24,10 @@ from onnx_ir.passes import common
 
 from . import __version__
 from .errors import SignatureError, TraceError
-from .graph import IR_VERSION, OPSET, Graph
-from .onnx_network import OnnxNetwork
+from .graph import IR_VERSION, OPSET, Graph, add_initializer, name_of
+from .onnx_network import INPUT_NAME, OnnxNetwork
 from .passes.fold_constants import fold_constants
 
-INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 BATCH = "batch"
 
@@ -148,7 +147,14 @@ def _by_torchscript(module: torch.nn.Module, input_shape: tuple[int, ...], names
 
 def _from_onnx(network: OnnxNetwork, input_shape: tuple[int, ...], names: list[str]) -> ir.Model:
     model: ir.Model = ir.from_proto(network.model(input_shape))
-    model.graph.inputs[0].name = INPUT_NAME
+    graph = model.graph
+    for value in list(graph.initializers.values()):  # they keep their names, which are those of neither side
+        if value.name in (INPUT_NAME, *names):
+            tensor = value.const_value
+            assert tensor is not None
+            value.replace_all_uses_with(add_initializer(graph, f"{value.name}.weight", tensor.numpy()))
+            del graph.initializers[name_of(value)]
+    graph.inputs[0].name = INPUT_NAME
     return model
 
 
@@ -168,7 +174,7 @@ def _normalized(model: ir.Model, names: list[str]) -> Graph:
     _own_tensors(graph)
     folded = fold_constants(Graph(model)).graph
     graph = folded.model.graph
-    _name_nodes(graph)
+    _name_nodes(graph, names)
     _name_batch(graph)
     for value, name in zip(graph.outputs, names, strict=True):
         value.name = name
@@ -199,12 +205,15 @@ def _own_tensors(graph: ir.Graph) -> None:
         value.const_value = ir.Tensor(tensor.numpy(), name=name)
 
 
-def _name_nodes(graph: ir.Graph) -> None:
+def _name_nodes(graph: ir.Graph, names: list[str]) -> None:
     taken: dict[str, int] = {}
+    held = {*graph.initializers, *(value.name for value in (*graph.inputs, *graph.outputs)), *names}
     for node in graph:
         scope = node.meta.get("scope", "")
         base = f"{scope}/{node.op_type}" if scope else node.op_type
         number = taken.get(base, 0)
+        while (f"{base}_{number}" if number else base) in held:
+            number += 1
         taken[base] = number + 1
         node.name = f"{base}_{number}" if number else base
         for index, value in enumerate(node.outputs):

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from resnet_bench.cli import command
-from resnet_bench.compare import FASTER, GONE, NEW, SAME, SLOWER, changes
+from resnet_bench.cli_compare import FEW_ROUNDS
+from resnet_bench.compare import FASTER, GONE, NEW, SAME, SLOWER, changes, held_together
 
 HOST = {"processor": "A CPU", "cores": 2}
 MODEL = {"architecture": "resnet50", "parameters": 25_000_000}
@@ -41,7 +42,7 @@ def record(
         "batch": 1,
         "timed": "the call",
         "figures": [{"clock": "wall", "reference": None}],
-        "wall_seconds": [[1.0, 1.0]] * 10,
+        "wall_seconds": [[1.0, 1.0]] * 12,
         "device_seconds": [],
     }
     return {
@@ -74,21 +75,24 @@ def test_intervals_that_touch_are_no_change(new: tuple[float, float], verdict: s
 
 
 def test_intervals_are_of_all_rows_together() -> None:
-    """Of ten rounds the middle ones make an interval of 95%; for 60 rows together it takes all."""
+    """Of twelve rounds the middle ones make an interval of 95%; for 40 rows together it takes all."""
 
-    def with_rounds(slowest: float) -> dict[str, Any]:
+    def with_rounds() -> dict[str, Any]:
         found = row("a", 4.9, 5.1)
-        found["wall_seconds"] = [[0.2, 0.2]] * 6 + [[1 / slowest] * 2] * 4
+        found["wall_seconds"] = [[1 / ratio] * 2 for ratio in (4.0, 4.5, *[5.0] * 8, 5.5, 6.0)]
         return found
 
-    others = [row(f"b{number}", 1.0, 2.0) for number in range(59)]
-    old, new = record(with_rounds(4.0)), record(with_rounds(4.0))
-    stated = new["figures"]["rows"][1]["figures"][0]["reference"]["ratio"]
-    stated.update(median=4.5, low=4.4, high=4.6)  # by itself apart from 4.9 to 5.1
-    assert [item.verdict for item in changes(old, new)] == [SAME]
-    wide = changes(record(with_rounds(4.0), *others), record(with_rounds(4.0), *others))[0]
-    assert wide.old is not None
-    assert (wide.old.low, wide.old.high) == pytest.approx((4.0, 5.0))
+    others = [row(f"b{number}", 1.0, 2.0) for number in range(39)]
+    alone = changes(record(with_rounds()), record(with_rounds()))[0].old
+    among = changes(record(with_rounds(), *others), record(with_rounds(), *others))[0].old
+    assert alone is not None
+    assert among is not None
+    assert (alone.low, alone.high, alone.held > 0.95) == (5.0, 5.0, True)
+    assert (among.low, among.high, among.held) == pytest.approx((4.0, 6.0, 1 - 2 / 4096))
+    assert held_together(record(with_rounds())) > 0.95
+    few = with_rounds()
+    few["wall_seconds"] = few["wall_seconds"][:5]
+    assert held_together(record(few)) == pytest.approx(1 - 2 / 32)
 
 
 def test_rows_are_told_apart_by_name_and_batch() -> None:
@@ -107,7 +111,8 @@ def test_a_slower_row_is_status_1(tmp_path: Path) -> None:
     result = compared(tmp_path, record(row("a", 5, 6), row("b", 1, 2)), record(row("a", 2, 3), row("b", 1, 2)))
     assert result.exit_code == 1
     assert "slower, -54.5%" in result.stdout
-    assert result.stdout.endswith("2 rows: 1 slower, 0 not measured any more\n")
+    assert "2 rows: 1 slower, 0 not measured any more\n" in result.stdout
+    assert result.stdout.endswith("The intervals of all rows hold together at 90%: " + FEW_ROUNDS[2:] + "\n")
 
 
 def test_the_same_record_is_no_change(tmp_path: Path) -> None:

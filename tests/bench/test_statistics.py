@@ -13,6 +13,7 @@ from resnet_bench.statistics import (
     agreement,
     kl_divergence,
     log_probabilities,
+    order_interval,
     paired_interval,
     ratio_interval,
     right,
@@ -103,3 +104,30 @@ def test_a_ratio_s_interval_narrows_with_rounds_and_repeats_itself() -> None:
     assert found.high - found.low == pytest.approx(2 * 1.96 * 1.253 * 0.1 / 20, rel=0.35)
     assert few.high - few.low > 2 * (found.high - found.low)
     assert ratio_interval(many, ones) == found
+
+
+@pytest.mark.parametrize(
+    ("count", "level", "held"),
+    [
+        (5, 0.95, 1 - 2 / 32),
+        (6, 0.95, 1 - 2 / 64),
+        (9, 0.95, 1 - 2 * (1 + 9) / 512),
+        (1, 0.95, 0.0),
+        (12, 0.999, 1 - 2 / 4096),
+    ],
+)
+def test_the_interval_between_two_of_the_values(count: int, level: float, held: float) -> None:
+    values = np.random.default_rng(0).permutation(count).astype(np.float64)
+    low, high, found = order_interval(values, level)
+    assert found == pytest.approx(held)
+    assert low == count - 1 - high
+    assert (found >= level) or (low, high) == (0, count - 1), "all that there are, where they are too few"
+
+
+def test_it_holds_the_median_as_often_as_it_says() -> None:
+    random = np.random.default_rng(1)
+    inside = 0
+    for _ in range(4000):
+        low, high, held = order_interval(random.exponential(size=11), 0.9)
+        inside += low <= np.log(2) <= high
+    assert inside / 4000 == pytest.approx(held, abs=0.015)

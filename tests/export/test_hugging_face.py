@@ -109,6 +109,7 @@ VIT = {"feature_extractor_type": None, "image_processor_type": "ViTImageProcesso
     [
         ({"size": {"shortest_edge": 384}}, resized("exact", 384, 384), False, (384, 384)),
         ({"size": 224}, resized("shorter", 256), (224, 224), (224, 224)),
+        ({**VIT, "size": 64}, resized("exact", 64, 64), False, (64, 64)),
         ({**VIT, "size": {"height": 48, "width": 64}}, resized("exact", 48, 64), False, (48, 64)),
         (
             {**VIT, "size": {"shortest_edge": 80}, "do_center_crop": True, "crop_size": {"height": 64, "width": 64}},
@@ -132,6 +133,15 @@ def test_the_geometry_of_each_processor(
     assert told.input_shape == (3, *size)
 
 
+@pytest.mark.parametrize("size", [{"shortest_edge": 64}, {}, None])
+def test_a_size_that_is_not_told_is_said(size: Any, tmp_path: Path) -> None:
+    told = folder_from_path(saved(tmp_path / "f", processor=changed(**VIT, size=size)))
+    assert told.notes == (
+        "preprocessor_config.json does not tell at what size images come out: its resize was not taken over",
+    )
+    assert (told.input_shape, told.preprocessing.resize, told.preprocessing.mean) == (None, None, (0.5, 0.4, 0.3))
+
+
 def test_what_is_not_normalized_or_scaled_is_not(tmp_path: Path) -> None:
     told = folder_from_path(saved(tmp_path / "f", processor=changed(do_normalize=False, do_rescale=False)))
     assert (told.preprocessing.mean, told.preprocessing.std, told.preprocessing.scale) == ((0.0,), (1.0,), 1.0)
@@ -141,7 +151,7 @@ def test_a_processor_that_is_not_known_is_said_and_not_guessed(tmp_path: Path) -
     told = folder_from_path(saved(tmp_path / "f", processor=changed(feature_extractor_type="Own")))
     assert told.preprocessing == PreprocessingOptions()
     assert told.notes == (
-        "preprocessor_config.json is of Own, which is not known here: its preprocessing was not taken over",
+        "preprocessor_config.json is of 'Own', which is not known here: its preprocessing was not taken over",
     )
 
 
@@ -195,7 +205,14 @@ def processor(**changes: Any) -> Callable[[Path], object]:
         (written("config.json", "{"), r"config\.json is no JSON file"),
         (written("config.json", "[]"), r"config\.json holds no object"),
         (written("preprocessor_config.json", "nothing"), r"preprocessor_config\.json is no JSON file"),
-        (config(architectures=["ViTForImageClassification"]), "is of ViTForImageClassification, and no ResNetFor"),
+        (config(architectures=["ViTForImageClassification"]), "is of 'ViTForImageClassification', and no ResNetFor"),
+        (config(architectures=5), "is of 5, and no ResNetFor"),
+        (processor(crop_pct=1e-9), "crop_pct in .* is 1e-09, and is a share up to 1"),
+        (processor(crop_pct=1e300), "crop_pct in .* is 1e\\+300, and is a number over 0"),
+        (processor(crop_pct=10**400), "crop_pct in .* is 1000"),
+        (processor(image_mean=[10**400]), "image_mean in .* is"),
+        (processor(size=True), "a size of .* is True"),
+        (processor(size=64.5), "a size of .* is 64.5"),
         (config(hidden_act="gelu"), "has the activation 'gelu'"),
         (config(downsample_in_first_stage=True), "has downsample_in_first_stage, which has no form here"),
         (config(id2label={"1": "a"}), "does not number the classes from 0"),

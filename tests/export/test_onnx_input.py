@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import io
 import warnings
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from resnet_export.source import model_from_checkpoint
 from resnet_export.trace import graph_from_module
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.manifest import Batch
+from tests.export.foreign_resnets import PytorchCifar, alive
 from tests.export.models import TINY, live_resnet, varied_images
 
 SHAPE = (3, 16, 16)
@@ -157,6 +160,141 @@ WRITTEN = {
 }
 
 
+def of_module(module: torch.nn.Module, *, dynamo: bool, side: int = 16) -> onnx.ModelProto:
+    """As a user without dynamic axes exports it."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        images = (torch.zeros(1, 3, side, side),)
+        if dynamo:
+            program = torch.onnx.export(module, images, dynamo=True)
+            assert program is not None
+            return program.model_proto
+        torch.onnx.export(module, images, buffer, dynamo=False, opset_version=17)
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def viewed() -> torch.nn.Module:
+    """A network that flattens by ``out.view(out.size(0), -1)``."""
+    torch.manual_seed(0)
+    return alive(PytorchCifar((1, 1), (8, 16)), 16)
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("make", [lambda: live_resnet(TINY, size=16), viewed])
+def test_the_batch_that_an_exporter_fixed_is_opened(
+    make: Callable[[], torch.nn.Module], dynamo: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path / "model.onnx", of_module(make(), dynamo=dynamo))
+    capfd.readouterr()
+    checkpoint = checkpoint_from_file(path)
+    assert capfd.readouterr() == ("", "")
+    assert checkpoint.onnx is not None
+    assert checkpoint.onnx.fixed_batch is None
+    assert "model.onnx takes batches of 1 alone: its batch axis was opened, and answers the same" in checkpoint.notes
+    options = ExportOptions(engines=None, variants=("fp32",))
+    result = bundle_from_checkpoint(path, tmp_path / "model.bundle", options)
+    with torch.inference_mode(), resnet_runtime.load(result.path) as session:
+        expected, found = make()(torch.from_numpy(images(5))).numpy(), session.infer(images(5))
+    assert np.abs(next(iter(found.values())) - expected).max() < 2e-5 * np.ptp(expected)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_that_is_no_number_is_any(batch: int, tmp_path: Path) -> None:
+    proto = model()
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    checkpoint = checkpoint_from_file(saved(tmp_path / "model.onnx", proto))
+    assert checkpoint.onnx is not None
+    assert checkpoint.onnx.fixed_batch is None
+
+
+@pytest.mark.parametrize("batch", [4096, 2**40])
+def test_a_batch_too_large_to_try_stays(batch: int, tmp_path: Path) -> None:
+    proto = sized(model(), batch)
+    for axis in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_value = 224
+    checkpoint = checkpoint_from_file(saved(tmp_path / "model.onnx", proto))
+    assert checkpoint.onnx is not None
+    assert checkpoint.onnx.fixed_batch == batch
+    assert checkpoint.notes[-1].startswith(f"model.onnx takes batches of {batch} alone, and does not")
+
+
+def function(opset: int) -> Change:
+    """The first Relu as a function that the file defines."""
+
+    def change(proto: onnx.ModelProto) -> onnx.ModelProto:
+        body = [helper.make_node("Relu", ["x"], ["y"])]
+        own = helper.make_function("own", "Act", ["x"], ["y"], body, [helper.make_opsetid("", opset)])
+        proto.functions.append(own)
+        proto.opset_import.append(helper.make_opsetid("own", 1))
+        relu = next(node for node in proto.graph.node if node.op_type == "Relu")
+        relu.op_type, relu.domain = "Act", "own"
+        return proto
+
+    return change
+
+
+@pytest.mark.parametrize("opset", [20, 13])
+def test_functions_are_inlined(opset: int, tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.onnx", function(opset)(model()))
+    expected = answers(saved(tmp_path / "plain.onnx", model()), images())
+    network = checkpoint_from_file(path).onnx
+    assert network is not None
+    np.testing.assert_allclose(network(torch.from_numpy(images()))["logits"].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_two_channels_are_no_channels_last(tmp_path: Path) -> None:
+    """(N, 2, 128, 1), read by a convolution: signals."""
+    weight = np.random.default_rng(0).standard_normal((4, 2, 3, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["signal", "w"], ["a"], "conv"),
+        helper.make_node("GlobalAveragePool", ["a"], ["b"], "pool"),
+        helper.make_node("Flatten", ["b"], ["logits"], "flat"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "signals",
+        [helper.make_tensor_value_info("signal", TensorProto.FLOAT, ["n", 2, 128, 1])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    network = checkpoint_from_file(saved(tmp_path / "model.onnx", proto)).onnx
+    assert network is not None
+    assert network.image_shape == (2, 128, 1)
+
+
+@pytest.mark.parametrize("name", ["Relu_1", "Conv", "input", "logits"])
+def test_names_that_are_made_here_may_be_the_files(name: str, tmp_path: Path) -> None:
+    proto = without_names(model())
+    first = next(node for node in proto.graph.node if node.op_type == "Conv")
+    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == first.input[1])
+    entry = proto.graph.input[0]
+    for node in proto.graph.node:
+        node.input[:] = ["picture" if given == entry.name else given for given in node.input]
+        node.input[:] = [name if given == tensor.name else given for given in node.input]
+        node.output[:] = ["scores" if made == "logits" else made for made in node.output]
+    tensor.name, entry.name, proto.graph.output[0].name = name, "picture", "scores"
+    path = saved(tmp_path / "model.onnx", proto)
+    result = bundle_from_checkpoint(path, tmp_path / "m.bundle", ExportOptions(engines=None, variants=("fp32",)))
+    with resnet_runtime.load(result.path) as session:
+        found = session.infer(images())["logits"]
+    np.testing.assert_allclose(found, answers(path, images()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["weights.pbtxt", "model.json", "model"])
+def test_a_files_name_says_nothing(name: str, tmp_path: Path) -> None:
+    assert checkpoint_from_file(saved(tmp_path / name, model())).onnx is not None
+
+
+def test_a_file_without_a_producer_is_known(tmp_path: Path) -> None:
+    proto = model()
+    proto.ClearField("producer_name")
+    proto.ClearField("producer_version")
+    proto.domain, proto.model_version = "org.example", 3
+    assert checkpoint_from_file(saved(tmp_path / "model.onnx", proto)).onnx is not None
+
+
 @pytest.mark.parametrize("how", WRITTEN)
 def test_the_bundle_computes_what_the_file_computes(how: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "model.onnx", WRITTEN[how](model()))
@@ -208,7 +346,10 @@ def test_two_outputs_keep_their_names(tmp_path: Path) -> None:
 def test_tensors_in_files_of_their_own_are_found(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(model(), path, save_as_external_data=True, location="model.data", size_threshold=0)
-    assert checkpoint_from_file(path).onnx is not None
+    found = checkpoint_from_file(path)
+    assert found.onnx is not None
+    digest = hashlib.sha256((tmp_path / "model.data").read_bytes()).hexdigest()
+    assert found.notes == (f"tensors of model.onnx stand in model.data, SHA-256 {digest}",)
     (tmp_path / "model.data").unlink()
     with pytest.raises(CheckpointError, match=r"model\.onnx keeps tensors in other files, and one cannot be read: .*"):
         checkpoint_from_file(path)
@@ -285,9 +426,42 @@ def integer_output(graph: onnx.GraphProto) -> None:
     graph.output.append(helper.make_tensor_value_info("class", TensorProto.INT64, ["batch"]))
 
 
+def mixed_types(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.array(1), "whole"))
+    graph.node.append(helper.make_node("Add", ["logits", "whole"], ["more"], "add"))
+    graph.output[0].name = "more"
+
+
+def recursive(proto: onnx.ModelProto) -> onnx.ModelProto:
+    proto = function(20)(proto)
+    call = helper.make_node("Act", ["x"], ["y"], domain="own")
+    proto.functions[0].node[0].CopyFrom(call)
+    proto.functions[0].opset_import.append(helper.make_opsetid("own", 1))
+    return proto
+
+
+def one_number(graph: onnx.GraphProto) -> None:
+    graph.node.append(helper.make_node("ReduceSum", ["logits"], ["total"], "sum", keepdims=0))
+    graph.output.append(helper.make_tensor_value_info("total", TensorProto.FLOAT, []))
+
+
+def output_called_input(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        node.input[:] = ["picture" if given == "input" else given for given in node.input]
+    graph.input[0].name = "picture"
+    graph.node.append(helper.make_node("Relu", ["logits"], ["input"], "again"))
+    graph.output.append(helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 10]))
+
+
 REFUSED = {
     "foreign operator": (foreign, "has operators that are not ONNX's own: com.microsoft.BatchNormalization"),
     "unknown operator": (changed(renamed_operator), "is no valid ONNX model: .*Hypercube"),
+    "a batch beyond all": (lambda proto: sized(proto, 2**62), "ONNX Runtime cannot load model.onnx: "),
+    "wrong types": (changed(mixed_types), "ONNX Runtime cannot load model.onnx: "),
+    "a function of itself": (recursive, "the functions of model.onnx cannot be inlined: "),
+    "no outputs": (changed(lambda graph: graph.ClearField("output")), "has 0 outputs"),
+    "one number": (changed(one_number), "the output total of model.onnx is one number"),
+    "an output called input": (changed(output_called_input), "has 2 outputs, of which 'input' has no name of its own"),
     "old": (old, "has opset 6, and 7 is the oldest that can be converted"),
     "two inputs": (changed(second_input), r"takes 2 inputs \(input, mask\), and a ResNet takes one"),
     "quantized": (changed(quantized_input), "is quantized already, with QuantizeLinear: give the floating point model"),

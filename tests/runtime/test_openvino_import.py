@@ -46,6 +46,26 @@ def test_what_the_program_imported_before_is_left_as_it_is(before: str) -> None:
     assert said(f"{code}print(imported() is openvino, openvino.convert_model is ovc.convert_model)") == "True True"
 
 
+def test_another_thread_waits_for_the_import() -> None:
+    """It comes by the stand-in while the first one is still importing."""
+    code = (
+        f"{IMPORT}import sys, threading, time, importlib\n"
+        "slow = importlib.import_module\n"
+        "def importing(name, *rest):\n"
+        "    if name == 'openvino': started.set(); time.sleep(1)\n"
+        "    return slow(name, *rest)\n"
+        "started, found = threading.Event(), []\n"
+        "importlib.import_module = importing\n"
+        "first = threading.Thread(target=imported); first.start(); started.wait()\n"
+        "from openvino.tools.ovc import convert_model, is_optimum\n"
+        "try: convert_model('no such file')\n"
+        "except RecursionError: print('recursion')\n"
+        "except Exception: print('asked', is_optimum.__module__.split('.')[0])\n"
+        "first.join()"
+    )
+    assert said(code) == "asked openvino"
+
+
 def test_an_import_that_fails_leaves_no_stand_in() -> None:
     code = (
         f"{IMPORT}import sys; sys.modules['openvino._pyopenvino'] = None\n"

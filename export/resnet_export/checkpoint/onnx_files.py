@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto, numpy_helper
 
 from resnet_export.errors import CheckpointError
 from resnet_export.onnx_network import (
+    INPUT_NAME,
     OnnxNetwork,
     converted_to_opset,
+    fixed_batch,
     original_input,
     same_with_free_batch,
     turns_channels_first,
@@ -35,6 +39,8 @@ _QUANTIZED: Final = (
     "MatMulInteger",
 )
 _CHANNELS: Final = (1, 3, 4)
+_CHANNELS_FIRST: Final = ("Conv", "BatchNormalization", "InstanceNormalization", "MaxPool", "AveragePool")
+"""Operators of which ONNX says that their input is (N, C, H, W)."""
 
 
 def network_from_onnx(path: Path) -> tuple[OnnxNetwork, tuple[str, ...]]:
@@ -51,33 +57,41 @@ def network_from_onnx(path: Path) -> tuple[OnnxNetwork, tuple[str, ...]]:
             has operators that cannot be converted, which are named.
     """
     name = path.name
-    model = _read(path)
+    model, notes = _read(path)
     if len(model.functions):
-        model = onnx.inliner.inline_local_functions(model)
+        model = _inlined(name, model)
     _refuse_operators(name, model)
     _check(name, model)
     _refuse_signature(name, model)
     _refuse_values(name, model)
-    notes: list[str] = []
     last = _is_channels_last(model)
     if last:
         notes.append(f"{name} takes (N, H, W, C): the bundle takes (N, C, H, W)")
     converted, note = _converted(name, _without_listed_initializers(model))
     notes += note
-    fixed = original_input(model).type.tensor_type.shape.dim[0].dim_value or None
+    fixed = fixed_batch(model)
     free = None if fixed is None else with_free_batch(converted, fixed)
     freed = free is not None and fixed is not None and same_with_free_batch(model, free, fixed)
     if free is not None and freed:
         notes.append(f"{name} takes batches of {fixed} alone: its batch axis was opened, and answers the same")
         converted = free
+    elif fixed is not None:
+        notes.append(f"{name} takes batches of {fixed} alone, and does not answer the same with its batch axis opened")
     if last:
         converted = with_channels_first(converted)
-    return OnnxNetwork(model, converted, channels_last=last, opened=freed), tuple(notes)
-
-
-def _read(path: Path) -> onnx.ModelProto:
     try:
-        model = onnx.load(path)
+        return OnnxNetwork(model, converted, channels_last=last, opened=freed), tuple(notes)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+        raise CheckpointError(f"ONNX Runtime cannot load {name}: {_line(error)}") from error
+
+
+def _read(path: Path) -> tuple[onnx.ModelProto, list[str]]:
+    """The model with all its tensors, and a note on each file that it keeps some in."""
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+        others = _others(model)
+        onnx.load_external_data_for_model(model, str(path.parent))  # it refuses links and what lies elsewhere
+        notes = [f"tensors of {path.name} stand in {other}, SHA-256 {_digest(path.parent / other)}" for other in others]
     except (OSError, onnx.checker.ValidationError) as error:
         raise CheckpointError(
             f"{path.name} keeps tensors in other files, and one cannot be read: {_line(error)}; put them beside it"
@@ -86,7 +100,26 @@ def _read(path: Path) -> onnx.ModelProto:
         raise CheckpointError(f"{path.name} is a damaged ONNX file: copy or download it again") from error
     if model.ByteSize() > _LARGEST:
         raise CheckpointError(f"{path.name} has more than 2 GB, and an ONNX model in one piece cannot")
-    return model
+    return model, notes
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _others(model: onnx.ModelProto) -> list[str]:
+    """The files of tensors that stand outside, each once."""
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    return list(dict.fromkeys(entry.value for entry in entries if entry.key == "location"))
+
+
+def _inlined(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model, convert_version=True)
+    except Exception as error:  # the inliner's own, of no common class
+        raise CheckpointError(f"the functions of {name} cannot be inlined: {_line(error)}") from error
+    return inlined
 
 
 def _refuse_operators(name: str, model: onnx.ModelProto) -> None:
@@ -127,13 +160,26 @@ def _refuse_signature(name: str, model: onnx.ModelProto) -> None:
         raise CheckpointError(f"{name} takes {len(inputs)} inputs ({listed}), and a ResNet takes one batch of images")
     kind = inputs[0].type.tensor_type
     if kind.elem_type != TensorProto.FLOAT:
-        found = TensorProto.DataType.Name(kind.elem_type).lower()
+        found = _type_name(kind.elem_type)
         raise CheckpointError(
             f"{name} takes {found} images, and only float32 can be exported: write it anew in float32"
         )
     if len(kind.shape.dim) != 4:
         raise CheckpointError(f"{name} takes a tensor of {len(kind.shape.dim)} axes, and images have (N, C, H, W)")
-    others = [value.name for value in model.graph.output if value.type.tensor_type.elem_type != TensorProto.FLOAT]
+    outputs = list(model.graph.output)
+    unfit = [value.name for value in outputs if not value.name.isprintable() or value.name == INPUT_NAME]
+    if not outputs or unfit:
+        raise CheckpointError(
+            f"{name} has {len(outputs)} outputs" + (f", of which {unfit[0]!r} has no name of its own" if unfit else "")
+        )
+    scalars = [
+        value.name
+        for value in outputs
+        if value.type.tensor_type.HasField("shape") and not value.type.tensor_type.shape.dim
+    ]
+    if scalars:
+        raise CheckpointError(f"the output {scalars[0]} of {name} is one number, and answers have a batch axis")
+    others = [value.name for value in outputs if value.type.tensor_type.elem_type != TensorProto.FLOAT]
     if others:
         raise CheckpointError(f"the outputs {', '.join(others)} of {name} are not float32, which answers have to be")
 
@@ -141,18 +187,20 @@ def _refuse_signature(name: str, model: onnx.ModelProto) -> None:
 def _refuse_values(name: str, model: onnx.ModelProto) -> None:
     for tensor in model.graph.initializer:
         if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
-            kind = TensorProto.DataType.Name(tensor.data_type).lower()
+            kind = _type_name(tensor.data_type)
             raise CheckpointError(f"{tensor.name} of {name} is {kind}: write the file anew with float32 weights")
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
             raise CheckpointError(f"{tensor.name} of {name} has values that are not finite: training diverged")
 
 
 def _is_channels_last(model: onnx.ModelProto) -> bool:
-    """Told by a Transpose that turns it round first, else by which axis has the length of colors."""
+    """Told by what reads the input, else by which axis has the length of colors."""
     entry = original_input(model)
     readers = [node for node in model.graph.node if entry.name in node.input]
     if readers and all(turns_channels_first(node) for node in readers):
         return True
+    if any(node.op_type in _CHANNELS_FIRST for node in readers):
+        return False
     axes = [axis.dim_value for axis in entry.type.tensor_type.shape.dim]
     return axes[3] in _CHANNELS and axes[1] not in _CHANNELS
 
@@ -178,6 +226,10 @@ def _converted(name: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, list
         raise CheckpointError(f"{name} has opset {before}, which ONNX cannot convert: {_line(error)}") from error
     after = next(item.version for item in converted.opset_import if item.domain in _OWN_DOMAINS)
     return converted, [] if before == after else [f"opset {before} was converted to {after}"]
+
+
+def _type_name(kind: int) -> str:
+    return TensorProto.DataType.Name(kind).lower() if kind in TensorProto.DataType.values() else f"type {kind}"
 
 
 def _named(kinds: Iterable[str]) -> str:

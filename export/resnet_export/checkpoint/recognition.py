@@ -57,7 +57,9 @@ def kind_from_file(file: BinaryIO, size: int) -> str | None:
         return TAR
     if head[8:9] == b"{" and _is_safetensors(head):
         return SAFETENSORS
-    if re.match(rb"\x08[\x02-\x1f][\x12\x1a\x3a\x42]", head):  # the IR's version, then one of a model's other fields
+    if re.match(
+        rb"\x08[\x02-\x1f][\x12\x1a\x22\x28\x32\x3a\x42\x72]", head
+    ):  # the IR's version, then one of a model's other fields
         return ONNX
     return None
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 _CONVERSION: Final = "openvino.tools.ovc"
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def openvino_without_conversion() -> Any:
@@ -29,6 +29,7 @@ def openvino_without_conversion() -> Any:
             return importlib.import_module("openvino")
         stand_in: Any = ModuleType(_CONVERSION)
         stand_in.convert_model = _convert_model
+        stand_in.__getattr__ = _of_the_conversion
         sys.modules[_CONVERSION] = stand_in
         try:
             return importlib.import_module("openvino")
@@ -39,6 +40,14 @@ def openvino_without_conversion() -> Any:
 
 def _convert_model(*args: Any, **kwargs: Any) -> Any:
     """See OpenVINO's ``convert_model``, which this imports and calls."""
-    convert_model = importlib.import_module(_CONVERSION).convert_model
+    convert_model = _of_the_conversion("convert_model")
     sys.modules["openvino"].convert_model = convert_model  # type: ignore[attr-defined]
     return convert_model(*args, **kwargs)
+
+
+def _of_the_conversion(name: str) -> Any:
+    """An attribute of the real module. Another thread that came by the stand-in waits until that is gone."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    with _lock:
+        return getattr(importlib.import_module(_CONVERSION), name)
