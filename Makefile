@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mutate test test-slow test-gpu lint types format bench bench-costs clean
+.PHONY: help demo zoo mutate test test-slow test-gpu lint types format bench bench-costs clean
 
 help:  ## What there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
@@ -25,6 +25,9 @@ test-slow: .venv/installed  ## The tests that take minutes.
 
 test-gpu: .venv/installed  ## The tests that need an NVIDIA GPU; without one they fail.
 	$(BIN)/python -m pytest -m gpu --require-gpu
+
+zoo: .venv/installed  ## Every ResNet of timm and torchvision through the exporter: docs/models.md, in an hour or more.
+	$(BIN)/python -m tests.zoo
 
 mutate: .venv/installed  ## Delete one call after the other from the TensorRT backend: does a test notice?
 	$(BIN)/python -m tests.runtime.mutate_tensorrt

@@ -27,6 +27,7 @@ from .errors import SignatureError, TraceError
 from .graph import IR_VERSION, OPSET, Graph, add_initializer, name_of
 from .onnx_network import INPUT_NAME, OnnxNetwork
 from .passes.fold_constants import fold_constants
+from .passes.split_sequences import split_sequences
 
 OUTPUT_NAME = "logits"
 BATCH = "batch"
@@ -172,8 +173,10 @@ def _normalized(model: ir.Model, names: list[str]) -> Graph:
     model.producer_name, model.producer_version = "resnet-export", __version__
     model.ir_version = IR_VERSION
     _own_tensors(graph)
-    folded = fold_constants(Graph(model)).graph
+    folded = split_sequences(fold_constants(Graph(model)).graph).graph
     graph = folded.model.graph
+    if any(value.dtype is None for node in graph for value in node.outputs):  # the exporter leaves some out
+        common.ShapeInferencePass(strict_mode=False)(folded.model)
     _name_nodes(graph, names)
     _name_batch(graph)
     for value, name in zip(graph.outputs, names, strict=True):

@@ -16,6 +16,7 @@ from resnet_export.observe import observation_from_graph
 from resnet_export.passes.insert_qdq import SMALLEST_SCALE, QuantizedWeights, insert_qdq, undequantized_layers
 from resnet_export.passes.qdq_placement import (
     CLASSIFIER,
+    OVER_CHANNELS,
     SCHEMES,
     nonnegative,
     placement_from_graph,
@@ -248,6 +249,26 @@ def test_a_convolution_whose_weights_depend_on_the_input_is_left_alone_with_the_
     placement = placement_from_graph(graph, "cpu")
     assert placement.layers == ("first",)
     assert [(item.node, item.reason) for item in placement.kept] == [("second", "its weights depend on the input")]
+
+
+def test_a_convolution_over_channels_is_left_alone_with_the_reason() -> None:
+    """Of efficient channel attention: (N, 1, C), with a kernel of 3 channels."""
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["a"], name="first"),
+        helper.make_node("ReduceMean", ["a", "axes"], ["m"], name="mean", keepdims=0),
+        helper.make_node("Unsqueeze", ["m", "one"], ["row"], name="row"),
+        helper.make_node("Conv", ["row", "k"], ["logits"], name="over_channels", pads=[1, 1]),
+    ]
+    arrays = {
+        "w": random((3, 3, 1, 1), 1),
+        "k": random((1, 1, 3), 2),
+        "axes": np.array([2, 3]),
+        "one": np.array([1]),
+    }
+    graph = graph_of(nodes, arrays, input_shape=("batch", 3, 4, 4), output_shape=("batch", 1, 3))
+    placement = placement_from_graph(graph, "cpu")
+    assert placement.layers == ("first",)
+    assert [(item.node, item.reason) for item in placement.kept] == [("over_channels", OVER_CHANNELS)]
 
 
 def test_the_graph_that_was_given_is_not_changed() -> None:

@@ -83,9 +83,11 @@ def network(library: str, name: str) -> Network:
     torch.manual_seed(0)
     module = _built(library, name, device="cpu")
     config = getattr(module, "default_cfg", {})
-    channels, height, width = config.get("input_size", (3, 224, 224))
-    fixed = bool(config.get("fixed_input_size"))
-    shape = (channels, height, width) if fixed else (channels, SMALL_SIDE, SMALL_SIDE)
+    channels, *own = config.get("input_size", (3, 224, 224))
+    side = SMALL_SIDE
+    if config.get("fixed_input_size") or not _takes(module, (channels, side, side)):
+        side = own[0]
+    shape = (channels, side, side)
     return Network(_alive(module, shape), shape, _parameters(module))
 
 
@@ -100,6 +102,16 @@ def _built(library: str, name: str, device: str) -> nn.Module:
 
             found = torchvision.models.get_model(name, weights=None)
     return found
+
+
+def _takes(module: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether images of that size are large enough for it."""
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(2, *shape))
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 def _parameters(module: nn.Module) -> int:

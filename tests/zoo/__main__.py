@@ -1,0 +1,135 @@
+"""``make zoo``: every network, one process each, and docs/models.md. What was measured before is taken from build/zoo.
+
+An hour or more on two cores; ``python -m tests.zoo resnetv2_*`` measures those anew and leaves the rest as it was.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import click
+
+from .networks import names
+from .rows import Row, row_of
+
+ROOT: Final = Path(__file__).parents[2]
+KEPT: Final = ROOT / "build" / "zoo"
+PAGE: Final = ROOT / "docs" / "models.md"
+SECONDS: Final = 1200
+"""That one network may take."""
+
+ABOUT: Final = (
+    "Each network has seeded random weights and BatchNorm statistics of varied images, and goes from the module to "
+    "engines. *Folded* BatchNorms went into a convolution or a linear layer, those *apart* became one scale and shift. "
+    "The error is the folded graph's from the module in float64, in millionths of the spread, beside what the design "
+    "allows. FP16: the largest error, of the spread. INT8: the centred cosine of the graph for TensorRT, rounded to "
+    "the nearest and unequalized, which an export betters."
+)
+HEADING: Final = (
+    *("network", "parameters", "traced by", "folded", "apart", "error / allowed", "FP16", "INT8", "TensorRT-RTX"),
+    "failure",
+)
+
+
+def main(patterns: Sequence[str]) -> int:
+    """Measure, write the page, print the rates; 1 where less than 99% export or build."""
+    if patterns[:1] == ["--one"]:
+        click.echo(json.dumps(row_of(*patterns[1:3]).to_json()))
+        return 0
+    KEPT.mkdir(parents=True, exist_ok=True)
+    rows = []
+    known = names()
+    for number, (library, name) in enumerate(known, start=1):
+        path = KEPT / f"{library}-{name}.json"
+        if not path.exists() or any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            path.write_text(_measured(library, name))
+        row = Row(**json.loads(path.read_text()))
+        rows.append(row)
+        click.echo(f"{number}/{len(known)}  {library}:{name}  {row.failure or 'ok'}", err=True)
+    PAGE.write_text(page(rows))
+    for line in rates(rows):
+        click.echo(line)
+    return 0 if min(_share(rows, exported), _share(rows, built)) >= 0.99 else 1
+
+
+def _measured(library: str, name: str) -> str:
+    """In a process of its own, so that no memory adds up and a crash is a row."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.zoo", "--one", library, name]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return json.dumps(Row(library=library, name=name, failure=f"it took over {SECONDS} seconds").to_json())
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
+        failure = f"its process ended with {done.returncode}"
+        return json.dumps(Row(library=library, name=name, failure=failure).to_json())
+    return lines[-1]
+
+
+def exported(row: Row) -> bool:
+    """Without BatchNormalization, and within the design's bound."""
+    return row.within
+
+
+def built(row: Row) -> bool:
+    """By TensorRT-RTX, in FP16 and INT8."""
+    return set(row.engines) == {"fp16", "int8"}
+
+
+def _share(rows: Sequence[Row], which: Callable[[Row], bool]) -> float:
+    return sum(map(which, rows)) / max(1, len(rows))
+
+
+def rates(rows: Sequence[Row]) -> list[str]:
+    """What the suite comes to."""
+    count = len(rows)
+    made, engines = (f"{sum(map(which, rows))} ({_share(rows, which):.1%})" for which in (exported, built))
+    return [
+        f"{count} networks",
+        f"{made} export, without BatchNormalization and within the bound",
+        f"{engines} parse and build with TensorRT-RTX in FP16 and INT8",
+    ]
+
+
+def page(rows: Iterable[Row]) -> str:
+    """docs/models.md."""
+    rows = list(rows)
+    libraries = f"timm {version('timm')} and torchvision {version('torchvision')}"
+    lines = [
+        "# Models",
+        "",
+        f"Written by `make zoo` with {libraries}. {ABOUT}",
+        "",
+        *(f"- {line}" for line in rates(rows)),
+        "",
+        f"| {' | '.join(HEADING)} |",
+        f"|{'---|' * len(HEADING)}",
+    ]
+    return "\n".join([*lines, *map(_line, rows)]) + "\n"
+
+
+def _line(row: Row) -> str:
+    cells = (
+        f"{row.library}:{row.name}",
+        f"{row.parameters / 1e6:.1f} M",
+        row.traced,
+        str(row.folded),
+        str(row.apart),
+        f"{1e6 * row.error:.2g} / {1e6 * row.allowed:.2g}",
+        f"{row.fp16:.2%}",
+        f"{row.int8:.3f}",
+        ", ".join(row.engines),
+        row.failure or "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
