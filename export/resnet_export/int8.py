@@ -93,7 +93,8 @@ class Int8Exporter:
         name = f"int8-{quantized.scheme}"
         graph = quantized.graph(frozenset(layer.node for layer in kept))
         names = {layer.node for layer in kept}
-        every = (*kept, *(layer for layer in quantized.structural if layer.node not in names))
+        every = (*kept, *quantized.beside(names))
+        every += tuple(layer for layer in quantized.structural if layer.node not in names)
         missed = set(undequantized_layers(graph)) - {layer.node for layer in every}
         assert not missed, f"{missed} are neither quantized nor listed as kept"
         path = f"model.{name}.onnx"

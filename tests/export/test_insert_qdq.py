@@ -15,6 +15,7 @@ from resnet_export.graph import constant_of, name_of
 from resnet_export.observe import observation_from_graph
 from resnet_export.passes.insert_qdq import SMALLEST_SCALE, QuantizedWeights, insert_qdq, undequantized_layers
 from resnet_export.passes.qdq_placement import (
+    BESIDE,
     CLASSIFIER,
     OVER_CHANNELS,
     SCHEMES,
@@ -25,6 +26,8 @@ from resnet_export.passes.qdq_placement import (
 )
 from resnet_export.passes.to_fp16 import to_fp16
 from resnet_export.quantization.rounding import SMALLEST_SCALE as WEIGHTS_SMALLEST
+from resnet_runtime.backends import open_backend
+from resnet_runtime.backends.base import OpenOptions, Signature, TensorSpec
 from tests.export.graphs import answers, graph_of, random
 from tests.export.int8_graphs import folded, images, nearest_weights, noise, quantized, thresholds
 
@@ -249,6 +252,32 @@ def test_a_convolution_whose_weights_depend_on_the_input_is_left_alone_with_the_
     placement = placement_from_graph(graph, "cpu")
     assert placement.layers == ("first",)
     assert [(item.node, item.reason) for item in placement.kept] == [("second", "its weights depend on the input")]
+
+
+def test_the_projection_beside_a_kept_layer_is_kept_for_a_cpu() -> None:
+    graph = folded("bottleneck")
+    first, projection = "layer2.0.conv1/Conv", "layer2.0.downsample.0/Conv"
+    reasons = {item.node: item.reason for item in placement_from_graph(graph, "cpu", frozenset({first})).kept}
+    assert reasons[projection] == BESIDE
+    assert set(reasons) == {first, projection, "fc/Gemm"}
+    assert projection in placement_from_graph(graph, "tensorrt", frozenset({first})).layers
+    assert first in placement_from_graph(graph, "cpu", frozenset({projection})).layers
+
+
+@pytest.mark.parametrize("layer", ["layer1.0.conv1", "layer2.0.conv1", "layer2.0.conv3", "layer2.0.downsample.0"])
+def test_openvino_computes_in_eight_bits_whatever_is_not_listed_as_kept(layer: str) -> None:
+    graph = folded("bottleneck")
+    placement = placement_from_graph(graph, "cpu", frozenset({f"{layer}/Conv"}))
+    kept = frozenset(item.node for item in placement.kept)
+    data = quantized(graph, "cpu", frozenset({f"{layer}/Conv"})).to_bytes()
+    entry = TensorSpec("input", np.dtype(np.float32), (3, 32, 32))
+    logits = TensorSpec("logits", np.dtype(np.float32), graph.output_shapes[0])
+    backend = open_backend("openvino", data, Signature(entry, (logits,), 2), "int8", OpenOptions(kept=kept))
+    try:
+        answers = backend.start({"input": images(2)}).result()["logits"]
+    finally:
+        backend.close()
+    assert np.isfinite(answers).all()
 
 
 def test_a_convolution_over_channels_is_left_alone_with_the_reason() -> None:

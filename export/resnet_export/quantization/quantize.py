@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resnet_export.graph import Graph
 from resnet_export.passes.insert_qdq import insert_qdq
-from resnet_export.passes.qdq_placement import Placement, placement_from_graph
+from resnet_export.passes.qdq_placement import BESIDE, Placement, placement_from_graph
 from resnet_export.passes.result import Skipped
 from resnet_export.passes.to_fp16 import Fp16Options, Ranges, to_fp16
 from resnet_runtime.manifest import KeptLayer
@@ -79,6 +79,11 @@ class Quantized:
         kept += [KeptLayer(node=name, precision=higher, reason=WHOLE) for name in self.placement.whole_shortcuts]
         kept += [KeptLayer(node=item.node, precision="fp32", reason=item.reason) for item in self.overflowing]
         return tuple(kept)
+
+    def beside(self, kept: Set[str]) -> tuple[KeptLayer, ...]:
+        """What is kept because these layers are."""
+        skipped = (item for item in self._placement(kept).kept if item.reason == BESIDE)
+        return tuple(KeptLayer(node=item.node, precision=HIGHER[self.scheme], reason=BESIDE) for item in skipped)
 
     def graph(self, kept: Set[str] = frozenset()) -> Graph:
         """The INT8 graph in which the layers ``kept`` compute in higher precision."""
