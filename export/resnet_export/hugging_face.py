@@ -81,7 +81,10 @@ class PretrainedFolder:
 
 def is_pretrained_folder(path: Path) -> bool:
     """Whether there is a folder with a configuration in it."""
-    return path.is_dir() and (path / CONFIG).is_file()
+    try:
+        return path.is_dir() and (path / CONFIG).is_file()
+    except OSError:  # a name that is too long: who reads the file says so
+        return False
 
 
 def folder_from_path(path: Path) -> PretrainedFolder:
