@@ -47,7 +47,7 @@ def test_a_peer_computes_what_the_model_computes(subject: Subject, name: str) ->
     assert (row.state, row.reason) == (MEASURED, None)
     assert row.parity is not None
     assert row.parity.centred_cosine > (0.9 if "int8" in name else 0.999)
-    if name.endswith(("int8", "bf16")):
+    if "int8" in name or name.endswith("bf16"):
         assert row.parity.max_error > 1e-4, "it is not FP32"
     else:
         assert row.parity.max_error < 1e-4
