@@ -35,6 +35,7 @@ class OnnxNetwork(nn.Module):
     Attributes:
         image_shape: (C, H, W), None where the file leaves an axis open.
         fixed_batch: the only batch size that the file takes; None: any.
+        opset: the file's own.
         parameters_count: how many numbers its floating point initializers hold.
     """
 
@@ -44,6 +45,7 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self._session = _session(original.SerializeToString())
         self._converted = converted
+        self.opset = opset_of(original)
         self._channels_last = channels_last
         self._input = original_input(original).name
         self._outputs = [value.name for value in original.graph.output]
@@ -99,6 +101,11 @@ def original_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     held = {tensor.name for tensor in model.graph.initializer}
     (entry,) = (value for value in model.graph.input if value.name not in held)
     return entry
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators."""
+    return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
@@ -191,8 +198,7 @@ def same_with_free_batch(original: onnx.ModelProto, free: onnx.ModelProto, fixed
 
 def converted_to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in the opset that is used here. Raises what ONNX's own converter raises."""
-    version = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    if version == OPSET:
+    if opset_of(model) == OPSET:
         return model
     converted = onnx.version_converter.convert_version(model, OPSET)
     assert isinstance(converted, onnx.ModelProto)

@@ -18,6 +18,7 @@ from resnet_export.onnx_network import (
     OnnxNetwork,
     converted_to_opset,
     fixed_batch,
+    opset_of,
     original_input,
     same_with_free_batch,
     turns_channels_first,
@@ -219,12 +220,12 @@ def _without_listed_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _converted(name: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    before = next(item.version for item in model.opset_import if item.domain in _OWN_DOMAINS)
+    before = opset_of(model)
     try:
         converted = converted_to_opset(model)
     except Exception as error:  # the converter's own, of no common class
         raise CheckpointError(f"{name} has opset {before}, which ONNX cannot convert: {_line(error)}") from error
-    after = next(item.version for item in converted.opset_import if item.domain in _OWN_DOMAINS)
+    after = opset_of(converted)
     return converted, [] if before == after else [f"opset {before} was converted to {after}"]
 
 

@@ -99,7 +99,7 @@ def _checkpoint(path: Path, source: Source, *, trust: bool, weights: str | None)
         if weights is not None:
             raise CheckpointError(f"--weights {weights} is not in {path.name}, an ONNX model: leave it out")
         network, notes = network_from_onnx(path)
-        return Checkpoint(source=source, format="ONNX", onnx=network, notes=notes)
+        return Checkpoint(source=source, format=f"opset {network.opset}", onnx=network, notes=notes)
     if kind == recognition.LEGACY:
         return _network(source, "torch legacy", object_from_legacy(path, source.size, trust=trust), weights)
     if kind == recognition.TAR:
