@@ -262,11 +262,11 @@ def _count(found: Differences) -> str:
 _FAMILIES: Final = (
     (
         r"(layer\d+\.\d+\.)?(se\.fc\d|se_module|se\.conv)",
-        "a ResNet with squeeze-and-excitation, which has no form here",
+        "a ResNet with squeeze-and-excitation: give --arch timm:NAME",
     ),
     (r"fc\.\d+\.", "a ResNet with a head of several layers: save the whole network as TorchScript or .pt2"),
-    (r"conv1\.[03]\.(weight|bias)$", "a ResNet with a deep stem (ResNet-D), which has no form here"),
-    (r"stages\.\d+\.blocks\.\d+\.norm1\.|root\.conv", "a pre-activation ResNet (ResNetV2), which has no form here"),
+    (r"conv1\.[03]\.(weight|bias)$", "a ResNet with a deep stem (ResNet-D): give --arch timm:NAME"),
+    (r"stages\.\d+\.blocks\.\d+\.norm1\.|root\.conv", "a pre-activation ResNet (ResNetV2): give --arch timm:NAME"),
     (r"layer\d+\.\d+\.shortcut\.|linear\.weight$", "a ResNet whose shortcuts or classifier have other names"),
     (r"(.*\.)?(attn|attention|self_attn|self_attention)\.|(.*\.)?(cls_token|pos_embed\w*)$", "a transformer"),
     (r"features\.\d+\.(conv|block)\.", "a MobileNet or EfficientNet"),

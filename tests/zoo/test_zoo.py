@@ -28,7 +28,7 @@ def test_one_of_each_family(library: str, name: str) -> None:
 
 def test_a_network_that_fails_is_a_row_that_says_so() -> None:
     row = row_of("timm", "no_such_network")
-    assert row.failure is not None
+    assert "no_such_network" in (row.failure or "")
     assert not row.within
 
 
