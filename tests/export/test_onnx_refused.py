@@ -136,7 +136,7 @@ def test_it_is_refused_by_name(what: str, tmp_path: Path) -> None:
 def test_a_file_that_is_cut_off_is_refused(kept: int, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(plain()[:kept])
-    with pytest.raises(CheckpointError, match=r"model\.onnx"):
+    with pytest.raises(CheckpointError, match=r"model\.onnx is (a damaged ONNX file|no valid ONNX model)"):
         checkpoint_from_file(path)
 
 
