@@ -17,7 +17,7 @@ from resnet_runtime.parity import spread
 
 from .errors import ReferenceFileError, SignatureError
 from .quantization.evaluation import EvaluationSet
-from .source import SourceModel
+from .source_model import SourceModel
 from .trace import Traceable, callable_of, first_line, named_outputs
 
 _AT_ONCE = 4

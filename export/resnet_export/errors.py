@@ -7,6 +7,8 @@
     │   ├── CheckpointError            the file is not a checkpoint that can be read
     │   │   └── UntrustedError         reading it would run code that it holds, and --trust was not given
     │   ├── ArchitectureError          no known architecture fits its tensors
+    │   │   └── AmbiguousArchitectureError  several do, and they compute different things
+    │   ├── LibraryError               the library that builds the network is not here
     │   ├── SignatureError             the module does not take or give what was said
     │   ├── ReferenceFileError         --reference cannot be read, or the module disagrees with it
     │   ├── CalibrationError           the images or the calibration table cannot calibrate this model
@@ -46,6 +48,22 @@ class UntrustedError(CheckpointError):
 
 class ArchitectureError(RequestError):
     """No known architecture fits the tensors of a state_dict."""
+
+
+class AmbiguousArchitectureError(ArchitectureError):
+    """Several architectures have the tensors of a state_dict, and they compute different things.
+
+    Attributes:
+        candidates: one name for ``--arch`` of each.
+    """
+
+    def __init__(self, message: str, *, candidates: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.candidates = candidates
+
+
+class LibraryError(RequestError):
+    """The library that builds the network is not installed, or cannot be imported."""
 
 
 class SignatureError(RequestError):

@@ -12,9 +12,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from .errors import ArchitectureError, RequestError
+from .errors import ArchitectureError, LibraryError
 from .resnet_config import COUNTER
 from .resnet_inference import differences_from_shapes
+from .source_model import first_channels
+from .trace import first_line
 
 SIDE: Final = 224
 """Of the images, where the library does not say."""
@@ -48,7 +50,7 @@ def network_from_library(arch: str, state_dict: Mapping[str, Tensor]) -> Library
         state_dict: the library's names, float32 tensors.
 
     Raises:
-        RequestError: the library is not installed, or cannot be imported.
+        LibraryError: the library is not installed, or cannot be imported.
         ArchitectureError: it has no such network, or one with other tensors: ``details`` lists all differences.
     """
     library, _, name = arch.partition(":")
@@ -67,7 +69,7 @@ def network_from_library(arch: str, state_dict: Mapping[str, Tensor]) -> Library
     module.load_state_dict({**counters, **state_dict}, strict=True, assign=True)
     module.eval().requires_grad_(False)
     version = getattr(found, "__version__", "of an unknown version")
-    return LibraryNetwork(module, (_channels(state_dict, expected), *size), f"{library} {version}")
+    return LibraryNetwork(module, (first_channels(module), *size), f"{library} {version}")
 
 
 def _imported(library: str) -> Any:
@@ -75,11 +77,11 @@ def _imported(library: str) -> Any:
         return importlib.import_module(library)
     except ImportError as error:
         if error.name in (library, None) and isinstance(error, ModuleNotFoundError):
-            raise RequestError(f"{library} is not installed here: pip install {library}") from None
-        raise RequestError(f"{library} cannot be imported here: {_line(error)}") from None
+            raise LibraryError(f"{library} is not installed here: pip install {library}") from None
+        raise LibraryError(f"{library} cannot be imported here: {first_line(error)}") from None
     except Exception as error:  # torchvision's operators, where it is of another build than PyTorch
-        raise RequestError(
-            f"{library} cannot be imported here: {_line(error)}; install the torchvision that fits this PyTorch"
+        raise LibraryError(
+            f"{library} cannot be imported here: {first_line(error)}; install the torchvision that fits this PyTorch"
         ) from None
 
 
@@ -129,18 +131,7 @@ def _weight(state_dict: Mapping[str, Tensor], layers: str | Sequence[str] | None
     return next((state_dict[f"{name}.weight"] for name in names if f"{name}.weight" in state_dict), None)
 
 
-def _channels(state_dict: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> int:
-    """What the first convolution takes."""
-    first = next((key for key, shape in expected.items() if len(shape) == 4), None)
-    return 3 if first is None else int(state_dict[first].shape[1])
-
-
 def _unknown(library: str, name: str, known: Sequence[str]) -> ArchitectureError:
     near = difflib.get_close_matches(name, known, n=3)
     hint = f": there is {', '.join(near)}" if near else ""
     return ArchitectureError(f"{library} has no network {name!r}{hint}")
-
-
-def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -91,7 +91,7 @@ class ResNet(nn.Sequential):
             "bn1": nn.BatchNorm2d(config.stem_width, eps=config.bn_eps),
             "relu": nn.ReLU(inplace=True),
         }
-        if imagenet:
+        if config.stem != "cifar":
             layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
         for number, plans in enumerate(blocks_from_config(config), start=1):
             layers[f"layer{number}"] = nn.Sequential(*(block(config, plan) for plan in plans))

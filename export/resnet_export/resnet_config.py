@@ -14,7 +14,7 @@ from typing import Final
 from .errors import ArchitectureError
 
 BLOCKS: Final = ("basic", "bottleneck")
-STEMS: Final = ("imagenet", "cifar")
+STEMS: Final = ("imagenet", "cifar", "cifar-pooled")
 STRIDES_IN: Final = ("3x3", "1x1")
 SHORTCUTS: Final = ("projection", "padded")
 POOLS: Final = ("adaptive", "window")
@@ -35,7 +35,7 @@ class ResNetConfig:
         layers: the number of blocks of each stage; the first stage keeps the resolution, the others halve it.
         widths: each stage's width: the channels of a basic block; a bottleneck gives four times as many.
         stem: "imagenet": 7x7 convolution of stride 2, then 3x3 max pooling of stride 2;
-            "cifar": 3x3 convolution of stride 1 and no pooling.
+            "cifar": 3x3 convolution of stride 1 and no pooling; "cifar-pooled": the same, and the pooling.
         in_channels: channels of the image.
         classes: number of logits.
         groups: groups of the bottleneck's 3x3 convolution (Xie et al. 2016, arXiv:1611.05431).
@@ -238,10 +238,10 @@ def _imagenet(depth: int, *, groups: int = 1, width_per_group: int = 64) -> ResN
     )
 
 
-def _cifar(depth: int) -> ResNetConfig:
+def _cifar(depth: int, stem: str = "cifar") -> ResNetConfig:
     if depth in _DEPTHS:
         block, layers = _DEPTHS[depth]
-        return ResNetConfig(block=block, layers=layers, widths=_IMAGENET_WIDTHS, stem="cifar", classes=10)
+        return ResNetConfig(block=block, layers=layers, widths=_IMAGENET_WIDTHS, stem=stem, classes=10)
     # The paper's own: 6n + 2 layers in three stages of n basic blocks (arXiv:1512.03385, section 4.2).
     stage = (depth - 2) // 6
     return ResNetConfig(block="basic", layers=(stage,) * 3, widths=_CIFAR_WIDTHS, stem="cifar", classes=10)
@@ -256,6 +256,10 @@ ARCHITECTURES: Final[Mapping[str, ResNetConfig]] = MappingProxyType(
         "wide_resnet50_2": _imagenet(50, width_per_group=128),
         "wide_resnet101_2": _imagenet(101, width_per_group=128),
         **{f"cifar_resnet{depth}": _cifar(depth) for depth in (*_DEPTHS, 20, 32, 44, 56, 110)},
+        **{f"cifar_resnet{depth}_pooled": _cifar(depth, "cifar-pooled") for depth in (18, 34, 50)},
     }
 )
-"""The architectures that have a name, with the channels and classes of the data set that they were made for."""
+"""The architectures that have a name, with the channels and classes of the data set that they were made for.
+
+Those of CIFAR with the pooling are what PyTorch_CIFAR10 (huyvnphan) left of torchvision's.
+"""

@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 import torch
 
 from resnet_runtime.cli_tables import unicode_name
-from resnet_runtime.manifest import Assumption, Source
 
 from .checkpoint import Checkpoint
 from .errors import RequestError, SignatureError
-from .families import TORCHVISION, in_torchvisions_names
-from .libraries import is_of_a_library, network_from_library
 from .onnx_network import OnnxNetwork
 from .options import ModelOptions
-from .resnet import module_from_state_dict
-from .resnet_config import default_input_shape
-from .resnet_inference import Inferred, config_from_state_dict
-from .trace import Traceable
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceModel:
-    """What is exported.
-
-    Attributes:
-        module: in evaluation mode, float32, on the CPU.
-        architecture: its name.
-        parameters: how many numbers training could change.
-        source: the file.
-        input_shape: (C, H, W).
-        stem: ``imagenet`` or ``cifar``: how its images are usually preprocessed.
-        fixed_batch: the only batch size that it takes; None: any.
-        assumptions: what the file could not tell.
-        notes: what reading it ignored or changed.
-    """
-
-    module: Traceable
-    architecture: str
-    parameters: int
-    source: Source
-    input_shape: tuple[int, int, int]
-    stem: str
-    fixed_batch: int | None
-    assumptions: tuple[Assumption, ...]
-    notes: tuple[str, ...]
-
-    def without_module(self) -> SourceModel:
-        """The same, so that the memory of the module can be freed."""
-        return dataclasses.replace(self, module=torch.nn.Identity())
+from .source_model import SourceModel, first_channels, parameters_of, shape_assumption, stem_from_shape
+from .state_dict_model import model_from_state_dict
 
 
 def model_from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> SourceModel:
@@ -58,13 +21,14 @@ def model_from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Sour
 
     Raises:
         ArchitectureError: no known architecture fits the tensors of a state_dict.
+        AmbiguousArchitectureError: several do, and they compute different things.
         SignatureError: a traced program takes something else than one image batch.
         RequestError: an option does not apply to this kind of checkpoint.
     """
     name = unicode_name(checkpoint.source.name)  # the manifest is UTF-8, and a file's name need not be
     checkpoint = dataclasses.replace(checkpoint, source=dataclasses.replace(checkpoint.source, name=name))
     if checkpoint.state_dict is not None:
-        return _from_state_dict(checkpoint, options)
+        return model_from_state_dict(checkpoint, checkpoint.state_dict, options)
     for option, value in (("--arch", options.arch), ("--stride-in", options.stride_in)):
         if value is not None:
             raise RequestError(f"{option} is for a state_dict, and {checkpoint.source.name} holds its own architecture")
@@ -74,77 +38,18 @@ def model_from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Sour
         return _from_onnx(checkpoint, checkpoint.onnx, options)
     assert checkpoint.module is not None
     module = checkpoint.module.float().eval()
-    shape = options.input_shape or (_first_channels(module), 224, 224)
+    shape = options.input_shape or (first_channels(module), 224, 224)
     return SourceModel(
         module=module,
         architecture=getattr(module, "original_name", type(module).__name__),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=parameters_of(module),
         source=checkpoint.source,
         input_shape=shape,
-        stem="imagenet" if max(shape[1:]) > 64 else "cifar",
+        stem=stem_from_shape(shape),
         fixed_batch=None,
-        assumptions=_shape_assumption(options, shape),
+        assumptions=shape_assumption(options, shape),
         notes=checkpoint.notes,
     )
-
-
-def _from_state_dict(checkpoint: Checkpoint, options: ModelOptions) -> SourceModel:
-    assert checkpoint.state_dict is not None
-    if options.arch is not None and is_of_a_library(options.arch):
-        return _from_library(checkpoint, options.arch, options)
-    renamed = in_torchvisions_names(checkpoint.state_dict)
-    inferred = config_from_state_dict(
-        renamed.tensors, arch=options.arch, stride_in=options.stride_in, family=renamed.family
-    )
-    module = module_from_state_dict(renamed.tensors, inferred.config)
-    notes = () if renamed.family is TORCHVISION else (f"the tensors have {renamed.family.name} names",)
-    shape = options.input_shape or default_input_shape(inferred.config)
-    if shape[0] != inferred.config.in_channels:
-        raise SignatureError(
-            f"--input-shape has {shape[0]} channels, and the model's first convolution takes "
-            f"{inferred.config.in_channels}"
-        )
-    return SourceModel(
-        module=module,
-        architecture=_architecture(inferred),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        source=checkpoint.source,
-        input_shape=shape,
-        stem=inferred.config.stem,
-        fixed_batch=None,
-        assumptions=(*inferred.assumptions, *_shape_assumption(options, shape)),
-        notes=(*checkpoint.notes, *notes),
-    )
-
-
-def _from_library(checkpoint: Checkpoint, arch: str, options: ModelOptions) -> SourceModel:
-    """``--arch timm:NAME`` or ``torchvision:NAME``: the library's own code, with the checkpoint's tensors."""
-    assert checkpoint.state_dict is not None
-    if options.stride_in is not None:
-        raise RequestError(f"--stride-in is for architectures that are built here, and {arch} says where it strides")
-    found = network_from_library(arch, checkpoint.state_dict)
-    shape = options.input_shape or found.input_shape
-    if shape[0] != found.input_shape[0]:
-        raise SignatureError(
-            f"--input-shape has {shape[0]} channels, and the model's first convolution takes {found.input_shape[0]}"
-        )
-    return SourceModel(
-        module=found.module,
-        architecture=arch,
-        parameters=sum(parameter.numel() for parameter in found.module.parameters()),
-        source=checkpoint.source,
-        input_shape=shape,
-        stem="imagenet" if max(shape[1:]) > 64 else "cifar",
-        fixed_batch=None,
-        assumptions=_shape_assumption(options, shape),
-        notes=(*checkpoint.notes, f"built by {found.library}"),
-    )
-
-
-def _architecture(inferred: Inferred) -> str:
-    """The name, and what the name alone would leave open."""
-    strides_first = inferred.config.block == "bottleneck" and inferred.config.stride_in == "1x1"
-    return f"{inferred.name}, stride in the 1x1" if strides_first else inferred.name
 
 
 def _from_program(checkpoint: Checkpoint, program: torch.export.ExportedProgram, options: ModelOptions) -> SourceModel:
@@ -169,7 +74,7 @@ def _from_program(checkpoint: Checkpoint, program: torch.export.ExportedProgram,
         parameters=sum(program.state_dict[name].numel() for name in program.graph_signature.parameters),
         source=checkpoint.source,
         input_shape=shape,
-        stem="imagenet" if max(shape[1:]) > 64 else "cifar",
+        stem=stem_from_shape(shape),
         fixed_batch=batch if isinstance(batch, int) else None,
         assumptions=(),
         notes=checkpoint.notes,
@@ -181,7 +86,8 @@ def _from_onnx(checkpoint: Checkpoint, network: OnnxNetwork, options: ModelOptio
     name, known = checkpoint.source.name, network.image_shape
     if options.input_shape is None and None in known:
         raise SignatureError(f"{name} leaves the size of its images open: give --input-shape C,H,W")
-    shape = options.input_shape or tuple(axis for axis in known if axis is not None)
+    channels, height, width = options.input_shape or tuple(axis for axis in known if axis is not None)
+    shape = (channels, height, width)
     if any(axis not in (None, given) for axis, given in zip(known, shape, strict=True)):
         found = ", ".join("any" if axis is None else str(axis) for axis in known)
         raise SignatureError(f"--input-shape is {options.input_shape}, and {name} takes ({found})")
@@ -190,23 +96,9 @@ def _from_onnx(checkpoint: Checkpoint, network: OnnxNetwork, options: ModelOptio
         architecture="ONNX model",
         parameters=network.parameters_count,
         source=checkpoint.source,
-        input_shape=(shape[0], shape[1], shape[2]),
-        stem="imagenet" if max(shape[1:]) > 64 else "cifar",
+        input_shape=shape,
+        stem=stem_from_shape(shape),
         fixed_batch=network.fixed_batch,
         assumptions=(),
         notes=checkpoint.notes,
     )
-
-
-def _first_channels(module: torch.nn.Module) -> int:
-    """The channels that the first convolution takes; 3 where the module has none."""
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            return int(parameter.shape[1])
-    return 3
-
-
-def _shape_assumption(options: ModelOptions, shape: tuple[int, int, int]) -> tuple[Assumption, ...]:
-    if options.input_shape is not None:
-        return ()
-    return (Assumption(subject="input shape", value=",".join(map(str, shape)), option="--input-shape"),)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from resnet_runtime.manifest import Assumption, Batch, Input, Preprocessing
 
-from .checkpoint import checkpoint_from_file
-from .eager import Reference, reference_from_file
+from .checkpoint import Checkpoint, checkpoint_from_file
+from .eager import Reference, check_reference, reference_from_file
+from .errors import AmbiguousArchitectureError, LibraryError, ReferenceFileError
 from .hugging_face import SETTLED, folder_from_path, is_pretrained_folder
 from .labels import labels_from_file
-from .options import ExportOptions
+from .options import ExportOptions, ModelOptions
 from .preprocessing import preprocessing_from_options
 from .progress import Timings
-from .source import SourceModel, model_from_checkpoint
+from .source import model_from_checkpoint
+from .source_model import SourceModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ def subject_from_checkpoint(checkpoint: Path, options: ExportOptions, timings: T
         if options.model.reference is not None:
             reference = reference_from_file(options.model.reference)
         read = checkpoint_from_file(checkpoint, trust=options.model.trust, weights=options.model.weights)
-        model = model_from_checkpoint(read, options.model)
+        model = _settled(read, options.model, reference)
         stage.tell(f"{model.architecture}, {model.parameters / 1e6:.2f} M parameters, {read.format}")
         model = dataclasses.replace(
             model,
@@ -63,6 +65,33 @@ def subject_from_checkpoint(checkpoint: Path, options: ExportOptions, timings: T
         reference=reference,
         labels=labels,
     )
+
+
+def _settled(checkpoint: Checkpoint, options: ModelOptions, reference: Reference | None) -> SourceModel:
+    """The model; of several that have its tensors, the one that answers as the reference does."""
+    try:
+        return model_from_checkpoint(checkpoint, options)
+    except AmbiguousArchitectureError as error:
+        if reference is None:
+            raise
+        ambiguity = error
+    agreeing, against = [], []
+    for arch in ambiguity.candidates:
+        try:
+            model = model_from_checkpoint(checkpoint, dataclasses.replace(options, arch=arch))
+            check_reference(model, reference, options.reference_tolerance)
+        except (ReferenceFileError, LibraryError) as error:
+            against.append(f"{arch}: {error.message}")
+        else:
+            agreeing.append(model)
+    if len(agreeing) > 1:
+        raise ambiguity
+    if not agreeing:
+        raise ReferenceFileError(
+            "none of the networks that have these tensors agrees with the reference", details=against
+        )
+    note = f"taken for {agreeing[0].architecture}, which alone agrees with the reference"
+    return dataclasses.replace(agreeing[0], notes=(*agreeing[0].notes, note))
 
 
 def _input(model: SourceModel, options: ExportOptions) -> Input:

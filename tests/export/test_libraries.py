@@ -115,7 +115,7 @@ def test_a_library_that_cannot_be_imported_is_a_sentence(tmp_path: Path, monkeyp
     with pytest.raises(RequestError) as caught:
         network_from_library("timm:resnet18", {})
     assert caught.value.message == (
-        "timm cannot be imported here: operator torchvision::nms does not exist; "
+        "timm cannot be imported here: RuntimeError: operator torchvision::nms does not exist; "
         "install the torchvision that fits this PyTorch"
     )
 

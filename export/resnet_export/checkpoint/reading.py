@@ -132,5 +132,6 @@ def _network(source: Source, container: str, loaded: Any, weights: str | None) -
         source=source,
         format=container if container == "safetensors" else f"{container}, state_dict",
         state_dict=tensors,
+        arch=found.arch,
         notes=(*found.notes, *notes),
     )

@@ -23,6 +23,7 @@ class Checkpoint:
         module: in eval mode, float32, on the CPU.
         program: as ``torch.export.save`` wrote it.
         onnx: of an ONNX file.
+        arch: what a training script wrote beside the tensors as the architecture's name.
         notes: what was taken, converted and ignored, a sentence each.
     """
 
@@ -32,4 +33,5 @@ class Checkpoint:
     module: nn.Module | torch.jit.ScriptModule | None = None
     program: torch.export.ExportedProgram | None = None
     onnx: OnnxNetwork | None = None
+    arch: str | None = None
     notes: tuple[str, ...] = ()

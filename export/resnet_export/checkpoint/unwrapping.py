@@ -31,10 +31,11 @@ _AVERAGE_COUNTER: Final = "n_averaged"
 
 @dataclass(frozen=True)
 class Unwrapped:
-    """The network: a state_dict or a module, and notes on the way to it."""
+    """The network: a state_dict or a module, notes on the way to it, and its architecture where the file names it."""
 
     value: dict[str, Tensor] | nn.Module
     notes: tuple[str, ...]
+    arch: str | None = None
 
 
 def network_from_object(file: str, loaded: Any, *, weights: str | None = None) -> Unwrapped:
@@ -68,7 +69,7 @@ def network_from_object(file: str, loaded: Any, *, weights: str | None = None) -
     if isinstance(value, nn.Module):
         return Unwrapped(value, tuple(notes))
     tensors, more = _cleaned(file, value, part)
-    return Unwrapped(tensors, (*notes, *more))
+    return Unwrapped(tensors, (*notes, *more), _arch(loaded) if path else None)
 
 
 def _collect(value: Any, path: tuple[str, ...], found: dict[str, dict[str, Any] | nn.Module], seen: set[int]) -> None:
@@ -162,6 +163,12 @@ def _cleaned(file: str, value: Mapping[str, Any], part: str | None) -> tuple[dic
     if odd:
         raise CheckpointError(f"{file} has tensors whose names are no text: {listed(odd)}")
     return tensors, notes
+
+
+def _arch(loaded: Mapping[str, Any]) -> str | None:
+    """What PyTorch's ImageNet example and timm's training script write beside the tensors."""
+    arch = loaded.get("arch")
+    return arch if isinstance(arch, str) else None
 
 
 def _contents(loaded: Any) -> str:
