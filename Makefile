@@ -26,7 +26,7 @@ test-slow: .venv/installed  ## The tests that take minutes.
 test-gpu: .venv/installed  ## The tests that need an NVIDIA GPU; without one they fail.
 	$(BIN)/python -m pytest -m gpu --require-gpu
 
-zoo: .venv/installed  ## Every ResNet of timm and torchvision through the exporter: docs/models.md, in an hour or more.
+zoo: .venv/installed  ## Every ResNet of timm, torchvision and others through the exporter: docs/models.md, in an hour or more.
 	$(BIN)/python -m tests.zoo
 
 mutate: .venv/installed  ## Delete one call after the other from the TensorRT backend: does a test notice?

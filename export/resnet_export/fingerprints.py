@@ -80,6 +80,11 @@ def candidates_from_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[Candid
     return _index().get(fingerprint(state_dict), ())
 
 
+def ambiguous_candidates() -> list[tuple[Candidate, ...]]:
+    """Every group of known architectures that no tensor tells apart."""
+    return [candidates for candidates in _index().values() if len(candidates) > 1]
+
+
 def told_candidate(candidates: tuple[Candidate, ...], arch: str | None, source: Source) -> tuple[Candidate, str] | None:
     """The one that the file itself names, and how it does so.
 

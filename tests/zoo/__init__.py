@@ -1,1 +1,1 @@
-"""Every ResNet that timm and torchvision build, from the module to engines: ``make zoo`` writes docs/models.md."""
+"""Every ResNet of timm, torchvision and others, from the module to engines: ``make zoo`` writes docs/models.md."""

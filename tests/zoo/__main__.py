@@ -1,4 +1,4 @@
-"""``make zoo``: every network, one process each, and docs/models.md. What was measured before is taken from build/zoo.
+"""``make zoo``: every network, one process each, and docs/models.md. What was measured before is kept in build/zoo.
 
 An hour or more on two cores; ``python -m tests.zoo resnetv2_*`` measures those anew and leaves the rest as it was.
 """
@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,13 @@ from typing import Final
 
 import click
 
-from .networks import names
+from resnet_export.errors import ArchitectureError
+from resnet_export.families import in_torchvisions_names
+from resnet_export.fingerprints import Candidate, ambiguous_candidates, candidates_from_state_dict
+from resnet_export.libraries import is_of_a_library
+from resnet_export.resnet import config_from_state_dict
+
+from .networks import built, names
 from .rows import Row, row_of
 
 ROOT: Final = Path(__file__).parents[2]
@@ -34,8 +40,28 @@ ABOUT: Final = (
     "allows. FP16: the largest error, of the spread. INT8: the centred cosine of the graph for TensorRT, rounded to "
     "the nearest and unequalized, which an export betters."
 )
+BARE: Final = (
+    "From a *bare state_dict*, bit-equal to the module, a network is built by this project's own code (here) or by its "
+    "library's; where other networks have all of its tensors, `--arch` or `--reference` has to say which it is."
+)
+SHARING: Final = (
+    "Every tensor's name and shape is the same, and what is computed is not: without `--arch` and `--reference` their "
+    "state_dicts are refused, unless the file itself says what it is. Names for one and the same network stand in "
+    "parentheses."
+)
 HEADING: Final = (
-    *("network", "parameters", "traced by", "folded", "apart", "error / allowed", "FP16", "INT8", "TensorRT-RTX"),
+    *(
+        "network",
+        "parameters",
+        "bare state_dict",
+        "traced by",
+        "folded",
+        "apart",
+        "error / allowed",
+        "FP16",
+        "INT8",
+        "TensorRT-RTX",
+    ),
     "failure",
 )
 
@@ -52,10 +78,10 @@ def main(patterns: Sequence[str]) -> int:
         for number, row in enumerate(pool.map(lambda item: _kept(*item, patterns), known), start=1):
             rows.append(row)
             click.echo(f"{number}/{len(known)}  {row.library}:{row.name}  {row.failure or 'ok'}", err=True)
-    PAGE.write_text(page(rows))
+    PAGE.write_text(page(rows, [recognized(*item) for item in known]))
     for line in rates(rows):
         click.echo(line)
-    return 0 if min(_share(rows, exported), _share(rows, built)) >= 0.99 else 1
+    return 0 if min(_share(rows, exported), _share(rows, compiled)) >= 0.99 else 1
 
 
 def _kept(library: str, name: str, patterns: Sequence[str]) -> Row:
@@ -92,7 +118,7 @@ def exported(row: Row) -> bool:
     return row.within
 
 
-def built(row: Row) -> bool:
+def compiled(row: Row) -> bool:
     """By TensorRT-RTX, in FP16 and INT8."""
     return set(row.engines) == {"fp16", "int8"}
 
@@ -104,7 +130,7 @@ def _share(rows: Sequence[Row], which: Callable[[Row], bool]) -> float:
 def rates(rows: Sequence[Row]) -> list[str]:
     """What the suite comes to."""
     count = len(rows)
-    made, engines = (f"{sum(map(which, rows))} ({_share(rows, which):.1%})" for which in (exported, built))
+    made, engines = (f"{sum(map(which, rows))} ({_share(rows, which):.1%})" for which in (exported, compiled))
     return [
         f"{count} networks",
         f"{made} export, without BatchNormalization and within the bound",
@@ -112,27 +138,60 @@ def rates(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def page(rows: Iterable[Row]) -> str:
-    """docs/models.md."""
-    rows = list(rows)
-    libraries = f"timm {version('timm')} and torchvision {version('torchvision')}"
+def recognized(library: str, name: str) -> str:
+    """By whose code a bare state_dict of it is built."""
+    tensors = built(library, name, "meta").state_dict()
+    candidates = candidates_from_state_dict(tensors)
+    if len(candidates) > 1:
+        return "--arch"
+    if candidates:
+        arch = candidates[0].names[0]
+        return arch.partition(":")[0] if is_of_a_library(arch) else "here"
+    renamed = in_torchvisions_names(tensors)
+    try:
+        config_from_state_dict(renamed.tensors, family=renamed.family)
+    except ArchitectureError:
+        return "no"
+    return "here"
+
+
+def _sharing(candidates: Sequence[Candidate]) -> str:
+    parts = []
+    for first, *others in (candidate.names for candidate in candidates):
+        parts.append(f"`{first}`" + (f" ({', '.join(f'`{other}`' for other in others)})" if others else ""))
+    return f"- {', '.join(parts)}"
+
+
+def page(rows: Sequence[Row], bare: Sequence[str]) -> str:
+    """docs/models.md: a row of each network, and by whose code its bare state_dict is built."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("timm", "torchvision", "transformers"))
     lines = [
         "# Models",
         "",
         f"Written by `make zoo` with {libraries}. {ABOUT}",
         "",
+        BARE,
+        "",
         *(f"- {line}" for line in rates(rows)),
         "",
         f"| {' | '.join(HEADING)} |",
         f"|{'---|' * len(HEADING)}",
+        *map(_line, rows, bare),
+        "",
+        "## Networks that have the same tensors",
+        "",
+        SHARING,
+        "",
+        *map(_sharing, ambiguous_candidates()),
     ]
-    return "\n".join([*lines, *map(_line, rows)]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, bare: str) -> str:
     cells = (
         f"{row.library}:{row.name}",
         f"{row.parameters / 1e6:.1f} M",
+        bare,
         row.traced,
         str(row.folded),
         str(row.apart),

@@ -35,8 +35,9 @@ def test_a_network_that_fails_is_a_row_that_says_so() -> None:
 def test_the_page_has_a_row_a_network_and_counts_them() -> None:
     right = Row(library="timm", name="right", traced="torch.export", error=1e-6, allowed=2e-6, engines=("fp16", "int8"))
     wrong = Row(library="timm", name="wrong", traced="torch.export", left=1, failure="it has BatchNormalization left")
-    text = page([right, wrong])
+    text = page([right, wrong], ["here", "--arch"])
     assert "- 2 networks\n- 1 (50.0%) export" in text
     assert "\n- 1 (50.0%) parse and build" in text
-    assert "| timm:right | 0.0 M | torch.export | 0 | 0 | 1 / 2 |" in text
-    assert text.endswith("| it has BatchNormalization left |\n")
+    assert "| timm:right | 0.0 M | here | torch.export | 0 | 0 | 1 / 2 |" in text
+    assert "| it has BatchNormalization left |\n" in text
+    assert "- `resnet50` (`torchvision:resnet50`, `timm:resnet50`), `timm:resnetaa50`, `timm:resnetblur50`\n" in text
