@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from resnet_export.resnet import module_from_state_dict
 from resnet_export.resnet_inference import config_from_state_dict
+from resnet_runtime.errors import lines_of
 
 from . import variants
 from .peers import PEERS, Peer, PeerInput, logits_from_module, onnx_from_network
@@ -367,8 +368,7 @@ def _told(row: Record) -> str:
 
 
 def _in_a_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
+    return f"{type(error).__name__}: {lines_of(error)[0]}"[:300]
 
 
 def check(options: AccuracyOptions) -> None:

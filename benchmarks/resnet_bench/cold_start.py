@@ -20,7 +20,7 @@ import numpy as np
 
 from resnet_runtime.backends import BACKENDS, facts_of
 from resnet_runtime.bundle import CheckData
-from resnet_runtime.errors import UnavailableError
+from resnet_runtime.errors import UnavailableError, lines_of
 from resnet_runtime.manifest import Variant
 from resnet_runtime.selection import choose
 
@@ -200,7 +200,7 @@ def _run(start: ColdStart, sample: Path, check: CheckData, *, keep: bool) -> Non
             cost = process_cost(command)
             found = np.load(answer)
         except (ProcessFailedError, subprocess.CalledProcessError, OSError, ValueError) as error:
-            start.reason, start.costs = _last_line(error), []
+            start.reason, start.costs = lines_of(error)[-1], []
             return
     expected = check.outputs[name]
     spread = float(np.ptp(expected, axis=0).max()) or float(np.ptp(expected))  # of one sample, between its classes
@@ -259,8 +259,3 @@ def cold_start_json(start: ColdStart, starts: Sequence[ColdStart]) -> dict[str, 
         "median_seconds": start.median if start.costs else None,
         "times_as_fast_as_eager": None if ratio is None else dataclasses.asdict(ratio),
     }
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

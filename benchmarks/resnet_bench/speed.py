@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from resnet_runtime.bundle import CheckData
-from resnet_runtime.errors import DetailedError, UnavailableError
+from resnet_runtime.errors import DetailedError, UnavailableError, lines_of
 from resnet_runtime.manifest import Parity
 from resnet_runtime.parity import faults, parity, tie_of
 
@@ -262,5 +262,4 @@ def sentence(error: Exception) -> str:
     """What an error says, in a line."""
     if isinstance(error, DetailedError):
         return error.message
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines_of(error)[0]

@@ -101,7 +101,7 @@ def folder_from_path(path: Path) -> PretrainedFolder:
         shards = sorted(item.name for item in path.glob("*.index.json"))
         why = f"its tensors are split as {shards[0]} lists: save them in one file" if shards else "copy them there"
         raise CheckpointError(f"{path} has no {' and no '.join(WEIGHTS)}: {why}")
-    channels = _whole(path, config, "num_channels", 3)
+    channels = _whole(path / CONFIG, config, "num_channels", 3)
     notes: list[str] = []
     preprocessing, size = PreprocessingOptions(), None
     if (path / PROCESSOR).is_file():
@@ -169,13 +169,13 @@ def _preprocessing(
         notes.append(f"{PROCESSOR} is of {kind!a}, which is not known here: its preprocessing was not taken over")
         return PreprocessingOptions(), None
     normalized = config.get("do_normalize", True)
-    scale = _number(path, config, "rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+    scale = _number(path / PROCESSOR, config, "rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
     arithmetic = PreprocessingOptions(
-        mean=_numbers(path, config, "image_mean") if normalized else (0.0,),
-        std=_numbers(path, config, "image_std") if normalized else (1.0,),
+        mean=_numbers(path / PROCESSOR, config, "image_mean") if normalized else (0.0,),
+        std=_numbers(path / PROCESSOR, config, "image_std") if normalized else (1.0,),
         scale=scale,
     )
-    number = _whole(path, config, "resample", 2)
+    number = _whole(path / PROCESSOR, config, "resample", 2)
     if number >= len(_RESAMPLING):
         raise CheckpointError(f"resample of {path / PROCESSOR} is {number}, and Pillow has 0 to {len(_RESAMPLING) - 1}")
     resize, crop = _geometry(path, config, known, _RESAMPLING[number])
@@ -201,7 +201,7 @@ def _geometry(
     elif kind in _SCALED_THEN_CROPPED and shorter is not None:
         if shorter >= _WITHOUT_CROP:
             return resized("exact", shorter, shorter), None
-        share = _number(path, config, "crop_pct", 224 / 256)
+        share = _number(path / PROCESSOR, config, "crop_pct", 224 / 256)
         if not shorter <= shorter / share < _LARGEST_SIDE:
             raise CheckpointError(f"crop_pct in {path / PROCESSOR} is {share:g}, and is a share up to 1")
         return resized("shorter", int(shorter / share)), (shorter, shorter)

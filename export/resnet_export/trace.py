@@ -22,6 +22,8 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
 
+from resnet_runtime.errors import lines_of
+
 from . import __version__
 from .errors import SignatureError, TraceError
 from .graph import IR_VERSION, OPSET, Graph, add_initializer, name_of
@@ -263,5 +265,5 @@ def _without_collector() -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """An error's type and the first line of what it says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    kind, line = type(error).__name__, lines_of(error)[0]
+    return kind if line == kind else f"{kind}: {line}"

@@ -84,3 +84,8 @@ class CheckError(ResnetRuntimeError):
 
 class ClosedError(ResnetRuntimeError, RuntimeError):
     """A session was used after close()."""
+
+
+def lines_of(error: BaseException) -> list[str]:
+    """What any error says, without blank lines; the name of its type where it says nothing."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

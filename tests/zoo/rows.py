@@ -21,6 +21,7 @@ from resnet_export.preprocessing import preprocessing_from_options
 from resnet_export.trace import graph_from_module
 from resnet_export.verify import check_folding
 from resnet_runtime.backends.tensorrt.library import library_named
+from resnet_runtime.errors import lines_of
 from resnet_runtime.manifest import Batch
 from resnet_runtime.parity import parity
 from tests.export.int8_graphs import nearest_weights
@@ -77,7 +78,9 @@ def row_of(library: str, name: str, *, engines: bool = True) -> Row:
     try:
         _fill(row, engines=engines)
     except Exception as error:  # of whatever stage: the row says it
-        row.failure = error.message if isinstance(error, DetailedError) else f"{type(error).__name__}: {_line(error)}"
+        row.failure = (
+            error.message if isinstance(error, DetailedError) else f"{type(error).__name__}: {lines_of(error)[0]}"
+        )
     return row
 
 
@@ -128,8 +131,3 @@ def _build(row: Row, precision: str, graph: Graph, kept: frozenset[str]) -> None
     )
     engine_from_request(request, library_named("tensorrt-rtx"), EngineOptions())
     row.engines = (*row.engines, precision)
-
-
-def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

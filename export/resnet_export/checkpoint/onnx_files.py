@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ import onnx.inliner
 from onnx import TensorProto, numpy_helper
 
 from resnet_export.errors import CheckpointError
+from resnet_export.files import file_digest
 from resnet_export.onnx_network import (
     INPUT_NAME,
     OnnxNetwork,
@@ -25,6 +25,7 @@ from resnet_export.onnx_network import (
     with_channels_first,
     with_free_batch,
 )
+from resnet_runtime.errors import lines_of
 
 _LARGEST: Final = 2**31 - 1
 _OWN_DOMAINS: Final = ("", "ai.onnx")
@@ -92,7 +93,9 @@ def _read(path: Path) -> tuple[onnx.ModelProto, list[str]]:
         model = onnx.load(path, format="protobuf", load_external_data=False)
         others = _others(model)
         onnx.load_external_data_for_model(model, str(path.parent))  # it refuses links and what lies elsewhere
-        notes = [f"tensors of {path.name} stand in {other}, SHA-256 {_digest(path.parent / other)}" for other in others]
+        notes = [
+            f"tensors of {path.name} stand in {other}, SHA-256 {file_digest(path.parent / other)}" for other in others
+        ]
     except (OSError, onnx.checker.ValidationError) as error:
         raise CheckpointError(
             f"{path.name} keeps tensors in other files, and one cannot be read: {_line(error)}; put them beside it"
@@ -102,11 +105,6 @@ def _read(path: Path) -> tuple[onnx.ModelProto, list[str]]:
     if model.ByteSize() > _LARGEST:
         raise CheckpointError(f"{path.name} has more than 2 GB, and an ONNX model in one piece cannot")
     return model, notes
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _others(model: onnx.ModelProto) -> list[str]:
@@ -238,5 +236,4 @@ def _named(kinds: Iterable[str]) -> str:
 
 
 def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".:") if lines else type(error).__name__
+    return lines_of(error)[0].rstrip(".:")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from resnet_export.errors import CheckpointError
+from resnet_export.files import file_digest
 from resnet_runtime.manifest import Source
 
 from . import archives, recognition
@@ -48,7 +48,7 @@ def checkpoint_from_file(
     size = _size(path)
     try:
         with ThreadPoolExecutor(1) as pool:  # hashing takes as long as reading, and another core
-            digest = pool.submit(_digest, path)
+            digest = pool.submit(file_digest, path)
             unsigned = Source(name=path.name, sha256="", size=size)
             checkpoint = _checkpoint(path, unsigned, trust=trust, weights=weights)
             return dataclasses.replace(checkpoint, source=dataclasses.replace(unsigned, sha256=digest.result()))
@@ -56,11 +56,6 @@ def checkpoint_from_file(
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
         raise CheckpointError(f"{path.name} needs more memory than this machine has") from error
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_runtime.errors import BackendError, ClosedError, UnavailableError
+from resnet_runtime.errors import BackendError, ClosedError, UnavailableError, lines_of
 
 from .base import (
     EMULATED,
@@ -72,7 +72,7 @@ def shown_facts() -> BackendFacts:
     except ImportError:
         return BackendFacts("openvino", None, "openvino is not installed here: pip install 'resnet-export[openvino]'")
     except RuntimeError as error:
-        return BackendFacts("openvino", None, f"openvino finds no usable CPU device here: {_first_line(error)}")
+        return BackendFacts("openvino", None, f"openvino finds no usable CPU device here: {lines_of(error)[-1]}")
     shown = {
         precision: NATIVE if precision.upper() in listed else EMULATED for precision in HINTS if computes_in(precision)
     }
@@ -253,7 +253,7 @@ class OpenVINOBackend:
             try:
                 self._model = _core().read_model(bytes_of(self._data))
             except RuntimeError as error:
-                raise BackendError(f"OpenVINO cannot read the {self._precision} graph: {_first_line(error)}") from None
+                raise BackendError(f"OpenVINO cannot read the {self._precision} graph: {lines_of(error)[-1]}") from None
             self._data = None
         return self._model
 
@@ -268,7 +268,7 @@ class OpenVINOBackend:
             compiled = _Compiled(_core().compile_model(model, "CPU", self._config), self.signature)
         except RuntimeError as error:
             raise BackendError(
-                f"OpenVINO cannot compile the {self._precision} graph for batches of {size}: {_first_line(error)}"
+                f"OpenVINO cannot compile the {self._precision} graph for batches of {size}: {lines_of(error)[-1]}"
             ) from None
         _refuse_other_precision(compiled.model, self._precision, self._options.kept)
         if self._store is not None:
@@ -345,7 +345,7 @@ class _Compiled:
             request.set_input_tensor(self._tensor(batch, shared_memory=True))
             request.start_async()
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed: {_first_line(error)}") from None
+            raise BackendError(f"OpenVINO failed: {lines_of(error)[-1]}") from None
         return _Running(self, request, batch, count, outputs)
 
     def finish(self, request: Any, count: int, outputs: Arrays | None) -> dict[str, NDArray[Any]]:
@@ -354,7 +354,7 @@ class _Compiled:
             # The request's own buffers are overwritten by its next call, so the answers are copied out of them.
             results = {name: request.get_tensor(port).data[:count].copy() for name, port in self._outputs}
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed: {_first_line(error)}") from None
+            raise BackendError(f"OpenVINO failed: {lines_of(error)[-1]}") from None
         with self._lock:
             self._idle.append(request)
         refuse_misfit(results, self._signature, count, "openvino")
@@ -401,7 +401,7 @@ def _check_importable() -> None:
         facts.cache_clear()
         forget("openvino")
         hint = "install it anew with pip install 'resnet-export[openvino]'"
-        raise UnavailableError(f"openvino cannot be imported: {_first_line(error)}; {hint}") from error
+        raise UnavailableError(f"openvino cannot be imported: {lines_of(error)[-1]}; {hint}") from error
 
 
 def _config(precision: str, intent: str) -> dict[str, Any]:
@@ -441,8 +441,3 @@ def _convolutions(compiled: Any) -> Iterator[tuple[str, frozenset[str], str]]:
             originals = frozenset(str(info["originalLayersNames"].astype(str)).split(","))
             name = node.get_friendly_name().removesuffix("/WithoutBiases")
             yield name, originals, str(info["runtimePrecision"].astype(str))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
