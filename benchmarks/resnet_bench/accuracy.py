@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnet_export.resnet import module_from_state_dict
+from resnet_export.resnet import ARCHITECTURES, module_from_state_dict
 from resnet_export.resnet_inference import config_from_state_dict
 from resnet_runtime.errors import lines_of
 
@@ -238,8 +238,10 @@ def _model_record(
         checkpoint = _checkpoint(name, Path(folder), told)
         start = time.perf_counter()
         state_dict = torch.load(checkpoint, weights_only=True)
-        network = module_from_state_dict(state_dict, config_from_state_dict(state_dict).config).eval()
-        made = variants.exported(checkpoint, data.calibration, data.evaluation, Path(folder))
+        inferred = config_from_state_dict(state_dict)
+        network = module_from_state_dict(state_dict, inferred.config).eval()
+        arch = inferred.name if inferred.name in ARCHITECTURES else None
+        made = variants.exported(checkpoint, data.calibration, data.evaluation, Path(folder), arch)
         told(f"export: {time.perf_counter() - start:.1f} s")
         settings = [_eager(network), *variants.shipped(made)]
         if options.methods:

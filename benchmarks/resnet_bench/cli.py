@@ -32,6 +32,8 @@ def command() -> None:
 command.add_command(run_command)
 command.add_command(compare_command)
 
+STANDARD = "resnet50"
+
 
 def main() -> None:
     """The entry point."""
@@ -41,15 +43,17 @@ def main() -> None:
 @command.command("export")
 @click.argument("checkpoint", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--arch", metavar="NAME", help="Of CHECKPOINT, as resnet-export takes it.")
 @_JSON
-def export_command(checkpoint: Path | None, rounds: int, json_file: Path | None) -> None:
+def export_command(checkpoint: Path | None, rounds: int, arch: str | None, json_file: Path | None) -> None:
     """Wall time and peak memory of resnet-export beside a bare torch.onnx.export of CHECKPOINT [a ResNet-50]."""
     from .clock import ProcessFailedError
     from .export_cost import export_cost
 
     with _checkpoint(checkpoint) as path:
         try:
-            cost = export_cost(path, rounds, lambda text: click.echo(text, err=True))
+            arch = STANDARD if checkpoint is None else arch
+            cost = export_cost(path, rounds, lambda text: click.echo(text, err=True), arch=arch)
         except ProcessFailedError as error:
             raise click.ClickException(str(error)) from None
     click.echo(f"wall time       {cost.time_ratio:.2f} x torch.onnx.export (median of {rounds})")
@@ -219,8 +223,8 @@ def _checkpoint(given: Path | None) -> Iterator[Path]:
     from .networks import save_live_resnet
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "resnet50.pt"
-        save_live_resnet("resnet50", path)
+        path = Path(folder) / f"{STANDARD}.pt"
+        save_live_resnet(STANDARD, path)
         yield path
 
 
@@ -230,7 +234,8 @@ def _bundle(given: Path | None) -> Iterator[Path]:
         yield given
         return
     with _checkpoint(None) as checkpoint, tempfile.TemporaryDirectory() as folder:
-        options = resnet_export.ExportOptions(variants=("fp32",))
+        model = resnet_export.ModelOptions(arch=STANDARD)
+        options = resnet_export.ExportOptions(variants=("fp32",), model=model)
         yield resnet_export.bundle_from_checkpoint(checkpoint, Path(folder) / "model.bundle", options).path
 
 

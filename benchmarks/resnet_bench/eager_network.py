@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from resnet_export.checkpoint import checkpoint_from_file
 from resnet_export.eager import answers_from_module
 from resnet_export.errors import RequestError
+from resnet_export.libraries import is_of_a_library
 from resnet_export.options import DEFAULT_LIMITS, ModelOptions
+from resnet_export.resnet_config import ARCHITECTURES
 from resnet_export.source import model_from_checkpoint
 from resnet_export.trace import callable_of, named_outputs
 from resnet_runtime.bundle import Bundle
@@ -84,9 +87,11 @@ def network_from_file(path: Path, bundle: Bundle, *, trust: bool = False) -> Net
             two different models says nothing.
     """
     manifest, check = bundle.manifest, bundle.check_data()
-    one_by_one = manifest.model.architecture.endswith("stride in the 1x1")  # which a state_dict does not tell
-    options = ModelOptions(input_shape=_image_shape(manifest.input), stride_in="1x1" if one_by_one else None)
-    source = model_from_checkpoint(checkpoint_from_file(path, trust=trust), options)
+    checkpoint = checkpoint_from_file(path, trust=trust)
+    options = ModelOptions(input_shape=_image_shape(manifest.input))
+    if checkpoint.state_dict is not None:  # which does not tell all of it
+        options = _as_exported(options, manifest.model.architecture)
+    source = model_from_checkpoint(checkpoint, options)
     found = answers_from_module(source.module, check.inputs, manifest.preprocessing, source.fixed_batch).float32
     wanted = {name: array.shape for name, array in check.outputs.items()}
     if {name: array.shape for name, array in found.items()} != wanted:
@@ -99,6 +104,16 @@ def network_from_file(path: Path, bundle: Bundle, *, trust: bool = False) -> Net
     if manifest.preprocessing.in_graph:
         module = Preprocessed(module, manifest.preprocessing).eval()
     return Network(module=module, fixed_batch=source.fixed_batch)
+
+
+def _as_exported(options: ModelOptions, architecture: str) -> ModelOptions:
+    """Together with what the bundle's architecture says."""
+    name, *rest = architecture.split(", ")
+    return dataclasses.replace(
+        options,
+        arch=name if name in ARCHITECTURES or is_of_a_library(name) else None,
+        stride_in="1x1" if "stride in the 1x1" in rest else None,
+    )
 
 
 _EXPORTED_FROM = "give the checkpoint that the bundle was exported from"

@@ -70,13 +70,16 @@ class ExportCost:
         }
 
 
-def export_cost(checkpoint: Path, rounds: int, told: Callable[[str], None] = lambda text: None) -> ExportCost:
+def export_cost(
+    checkpoint: Path, rounds: int, told: Callable[[str], None] = lambda text: None, *, arch: str | None = None
+) -> ExportCost:
     """Measure ``rounds`` pairs, each in the other order than the one before.
 
     Args:
         checkpoint: a state_dict that both read.
         rounds: pairs of processes.
         told: what is done now, for a person who waits.
+        arch: ``--arch`` of ``resnet-export``, where the tensors are those of several networks.
 
     Raises:
         ProcessFailedError: one of the two failed.
@@ -98,6 +101,7 @@ def export_cost(checkpoint: Path, rounds: int, told: Callable[[str], None] = lam
             f"{folder}/model.bundle",
             "--engine",
             "none",
+            *(() if arch is None else ("--arch", arch)),
         ]
         export.append(process_cost(command))
         told(f"resnet-export: {export[-1].seconds:.1f} s, {export[-1].peak_bytes / 1e9:.2f} GB")

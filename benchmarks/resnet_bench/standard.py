@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from resnet_export import ExportOptions, bundle_from_checkpoint
+from resnet_export import ExportOptions, ModelOptions, bundle_from_checkpoint
 from resnet_export.options import CalibrationOptions
 from resnet_runtime.manifest import Batch
 
@@ -34,6 +34,7 @@ def standard_bundle() -> Iterator[tuple[Path, Path]]:
         save_live_resnet(ARCHITECTURE, checkpoint)
         images = np.ascontiguousarray(varied_images(IMAGES, SHAPE, seed=7).numpy())
         options = ExportOptions(
+            model=ModelOptions(arch=ARCHITECTURE),
             calibration=CalibrationOptions(images=images),
             engines=None,
             batch=Batch(smallest=1, optimal=8, largest=32),

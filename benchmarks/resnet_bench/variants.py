@@ -132,7 +132,9 @@ class Exported:
     calibration: Float32
 
 
-def exported(checkpoint: Path, calibration: Float32, evaluation: Crops, folder: Path) -> Exported:
+def exported(
+    checkpoint: Path, calibration: Float32, evaluation: Crops, folder: Path, arch: str | None = None
+) -> Exported:
     """Export a checkpoint as a user would: ``--calibration``, ``--evaluation`` and ``--max-drop``.
 
     Args:
@@ -140,12 +142,13 @@ def exported(checkpoint: Path, calibration: Float32, evaluation: Crops, folder: 
         calibration: (N, C, H, W), preprocessed.
         evaluation: images of which at most ``MAX_DROP`` points of top-1 may be lost.
         folder: where the bundle goes, as ``model.bundle``.
+        arch: the architecture, where the tensors are those of several networks.
 
     Raises:
         ResnetExportError: the export failed.
     """
     options = ExportOptions(
-        model=ModelOptions(input_shape=INPUT_SHAPE),
+        model=ModelOptions(input_shape=INPUT_SHAPE, arch=arch),
         preprocessing=PreprocessingOptions(
             resize=False, crop=False, mean=MEAN, std=STD, scale=SCALE, color_order="RGB"
         ),

