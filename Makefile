@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo zoo mutate test test-slow test-gpu lint types format bench bench-costs clean
+.PHONY: help demo zoo mutate test test-slow test-cpp test-cpp-sanitized fuzz-cpp test-gpu lint types format bench bench-costs clean
 
 help:  ## What there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
@@ -18,10 +18,28 @@ demo: .venv/installed  ## Train a small ResNet on scanned digits, export it, run
 	$(BIN)/python examples/digits.py
 
 test: .venv/installed lint types  ## Lint, types and every test that takes seconds.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not cpp"
 
 test-slow: .venv/installed  ## The tests that take minutes.
 	$(BIN)/python -m pytest -m slow
+
+CPP := build/cpp
+test-cpp: .venv/installed  ## Build the C++ runtime, warnings being errors, and run its tests.
+	cmake -S runtime/cpp -B $(CPP) -DCMAKE_BUILD_TYPE=Release -DRESNET_RUNTIME_STRICT=ON -DRESNET_RUNTIME_TESTS=ON \
+	  -DRESNET_RUNTIME_EXAMPLES=ON -DRESNET_RUNTIME_SANITIZE=$(SANITIZE) \
+	  -DOpenVINO_DIR="$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("openvino").submodule_search_locations[0])')/cmake"
+	cmake --build $(CPP) --parallel 2
+	RESNET_CPP_BUILD=$(CPP) $(BIN)/python -m pytest tests/cpp
+
+test-cpp-sanitized: .venv/installed  ## The same under AddressSanitizer and UndefinedBehaviorSanitizer.
+	$(MAKE) test-cpp CPP=build/cpp-sanitized SANITIZE='address;undefined'
+
+fuzz-cpp:  ## Fuzz the manifest's reader for a minute; needs Clang.
+	cmake -S runtime/cpp -B build/cpp-fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DWITH_OPENVINO=OFF \
+	  -DRESNET_RUNTIME_FUZZER=ON
+	cmake --build build/cpp-fuzz --target manifest_fuzzer
+	@mkdir -p build/corpus
+	build/cpp-fuzz/manifest_fuzzer -max_total_time=$(or $(SECONDS),60) -max_len=65536 build/corpus tests/runtime/golden/*/manifest.json
 
 test-gpu: .venv/installed  ## The tests that need an NVIDIA GPU; without one they fail.
 	$(BIN)/python -m pytest -m gpu --require-gpu

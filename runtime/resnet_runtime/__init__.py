@@ -17,24 +17,30 @@ from .errors import (
     BundleError,
     CheckError,
     ClosedError,
+    DeadlineError,
     ImageError,
     InputError,
     ManifestError,
+    QueueFullError,
     ResnetRuntimeError,
     UnavailableError,
 )
 
 if TYPE_CHECKING:
+    from .batching import Batcher
     from .session import Session, load
 
 __all__ = [
     "BackendError",
+    "Batcher",
     "BundleError",
     "CheckError",
     "ClosedError",
+    "DeadlineError",
     "ImageError",
     "InputError",
     "ManifestError",
+    "QueueFullError",
     "ResnetRuntimeError",
     "Session",
     "UnavailableError",
@@ -50,6 +56,10 @@ if not TYPE_CHECKING:
             from . import session
 
             return getattr(session, name)
+        if name == "Batcher":
+            from .batching import Batcher
+
+            return Batcher
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

@@ -37,6 +37,14 @@ if TYPE_CHECKING:
 _ONLY_FOR_IMAGES = ("precision", "intent", "top", "batch")
 
 
+def _print_cmake_dir(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from .cpp_sources import cmake_dir
+
+        click.echo(cmake_dir())
+        context.exit()
+
+
 @click.command(name="resnet-run", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("bundle")
 @click.argument("images", metavar="[IMAGE]...", nargs=-1)
@@ -64,6 +72,14 @@ _ONLY_FOR_IMAGES = ("precision", "intent", "top", "batch")
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print nothing but answers and errors.")
+@click.option(
+    "--cmake-dir",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_cmake_dir,
+    help="Print where the C++ runtime's sources are, for CMake, and exit.",
+)
 @click.version_option(package_name="resnet-export")
 @click.pass_context
 def command(context: click.Context, /, **options: Any) -> int:

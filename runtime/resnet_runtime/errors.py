@@ -9,6 +9,8 @@
     │   └── ManifestError            its manifest.json breaks the format's rules
     ├── UnavailableError             this host lacks the backend or the precision that was asked for
     ├── BackendError (RuntimeError)  the backend failed while it loaded or ran
+    ├── QueueFullError               a batcher takes no more for now
+    ├── DeadlineError (TimeoutError) a sample's time was over before its batch began
     ├── CheckError                   an answer differs from the model's by more than its gate allows
     └── ClosedError (RuntimeError)   a session was used after close()
 
@@ -76,6 +78,14 @@ class UnavailableError(ResnetRuntimeError):
 
 class BackendError(ResnetRuntimeError, RuntimeError):
     """The backend failed while it loaded or ran."""
+
+
+class QueueFullError(ResnetRuntimeError):
+    """A batcher takes no more for now: try again later, or elsewhere."""
+
+
+class DeadlineError(ResnetRuntimeError, TimeoutError):
+    """A sample's time was over before its batch began."""
 
 
 class CheckError(ResnetRuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 from collections import deque
@@ -25,6 +26,7 @@ from .backends.base import (
     Pending,
     Signature,
     calls_at_once,
+    deliver,
     misfit,
     signature_from_manifest,
 )
@@ -33,6 +35,7 @@ from .bundle import Bundle
 from .engine_fit import host_of
 from .errors import BackendError, CheckError, ClosedError, InputError, ResnetRuntimeError, UnavailableError
 from .first_use import FirstUse
+from .host_arrays import as_host_array
 from .manifest import Variant
 from .selection import NOT_MEASURED, Choice, Measured, check_precision, choose
 
@@ -228,6 +231,7 @@ class Session:
         self.labels = labels
         self.signature: Signature = backend.signature
         self._backend: Backend | None = backend
+        self._process = os.getpid()
 
     @property
     def description(self) -> str:
@@ -256,23 +260,29 @@ class Session:
         manifest = self.bundle.manifest
         return batch_from_images(images, manifest.preprocessing, manifest.input)
 
-    def infer(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def infer(self, batch: Any, *, out: Arrays | None = None) -> dict[str, NDArray[Any]]:
         """The outputs by name, each (N, ...) float32.
 
         Args:
-            batch: (N, ...) of the signature's dtype and shape, N at least 1. A batch over the largest size is split,
-                and a small one is padded; neither shows in the answer.
+            batch: (N, ...) of the signature's dtype and shape, N at least 1: a NumPy array, or one of the host's of
+                any library that speaks DLPack, such as torch, which is read where it lies. A batch over the largest
+                size is split, and a small one is padded; neither shows in the answer.
+            out: arrays of the caller's to write into, by output name, of the same kinds; the answer is in them then.
+                What is returned are NumPy arrays, which every library that speaks DLPack takes without a copy.
 
         Raises:
-            InputError: the batch has another shape or dtype.
+            InputError: the batch or an output has another shape or dtype, or an output is not known or is read-only.
             BackendError: the backend failed.
-            ClosedError: the session is closed.
+            ClosedError: the session is closed, or was loaded before this process was forked.
         """
         backend = self._open()
         batch = self._validated(batch)
+        if out is not None:
+            out = {name: as_host_array(array, f"the output array {name!r}") for name, array in out.items()}
+            self._validate_outputs(out, len(batch))
         name, largest = self.signature.input.name, self.signature.largest_batch
         if len(batch) <= largest:
-            return backend.start({name: batch}).result()
+            return backend.start({name: batch}, out).result()
         at_once = self.calls_at_once
         started: deque[Pending] = deque()
         parts: list[dict[str, NDArray[Any]]] = []
@@ -281,7 +291,12 @@ class Session:
                 parts.append(started.popleft().result())
             started.append(backend.start({name: batch[first : first + largest]}))
         parts += [call.result() for call in started]
-        return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self.signature.outputs}
+        whole = {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self.signature.outputs}
+        return deliver(whole, out)
+
+    async def infer_async(self, batch: Any, *, out: Arrays | None = None) -> dict[str, NDArray[Any]]:
+        """As ``infer``, for asyncio: the event loop goes on meanwhile. A call that began is not cut off."""
+        return await asyncio.to_thread(self.infer, batch, out=out)
 
     def start(self, batch: NDArray[Any], outputs: Arrays | None = None, stream: object | None = None) -> Pending:
         """Start one call of the backend and return at once, where the backend can.
@@ -309,6 +324,7 @@ class Session:
                 "split it, or call infer(), which does"
             )
         if outputs is not None:
+            outputs = {name: as_host_array(array, f"the output array {name!r}") for name, array in outputs.items()}
             self._validate_outputs(outputs, len(batch))
         return backend.start({self.signature.input.name: batch}, outputs, stream)
 
@@ -328,6 +344,8 @@ class Session:
 
     def close(self) -> None:
         """Free the backend; a second call does nothing."""
+        if self._process != os.getpid():  # what would be freed has its threads in the parent
+            return
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()
@@ -341,14 +359,15 @@ class Session:
         self.close()
 
     def _open(self) -> Backend:
+        if self._process != os.getpid():
+            raise ClosedError("the session was loaded before this process was forked: load the bundle in each process")
         if self._backend is None:
             raise ClosedError("the session is closed: load the bundle again")
         return self._backend
 
-    def _validated(self, batch: NDArray[Any]) -> NDArray[Any]:
+    def _validated(self, batch: Any) -> NDArray[Any]:
         spec = self.signature.input
-        if not isinstance(batch, np.ndarray):
-            raise InputError(_no_array(batch))
+        batch = as_host_array(batch, "the batch")
         if batch.shape[1:] != spec.shape or batch.ndim == 0:
             wanted = ", ".join(map(str, spec.shape))
             raise InputError(f"the batch has the shape {batch.shape}, and the model takes (N, {wanted})")
@@ -366,8 +385,6 @@ class Session:
         for name, array in outputs.items():
             if name not in specs:
                 raise InputError(f"there is no output {name!r}: the model has {', '.join(specs)}")
-            if not isinstance(array, np.ndarray):
-                raise InputError(f"the output array {name!r} is a {type(array).__name__}, not a numpy array")
             wanted, dtype = (count, *specs[name].shape), specs[name].dtype
             if array.shape != wanted or array.dtype != dtype:
                 raise InputError(
@@ -375,8 +392,3 @@ class Session:
                 )
             if not array.flags.writeable:
                 raise InputError(f"the output array {name!r} is read-only: give one that can be written to")
-
-
-def _no_array(batch: object) -> str:
-    hint = ": start() takes an array on a GPU as it is" if is_device_array(batch) else ""
-    return f"the batch is a {type(batch).__name__}, not a numpy array{hint}"

@@ -150,7 +150,7 @@ def test_what_was_measured_and_is_no_more_is_no_error() -> None:
     "change",
     [
         lambda facts: dataclasses.replace(facts, version="0.1"),
-        lambda facts: dataclasses.replace(facts, instructions="none"),
+        lambda facts: dataclasses.replace(facts, instructions="another"),
         lambda facts: dataclasses.replace(facts, precisions={**facts.precisions, "fp16": NATIVE, "bf16": "emulated"}),
     ],
     ids=["version", "instructions", "precisions"],

@@ -1,0 +1,379 @@
+// TensorRT on an NVIDIA GPU: the calls that TensorRT 10 and 11 share.
+//
+// A slot is everything that one call needs to itself: an execution context, a stream, device buffers and pinned staging
+// for the largest batch, allocated once. Copy-in, computation and copy-out are captured as one CUDA graph for each batch
+// size, since a slot's addresses never change. Calls of several threads take several slots, whose streams overlap.
+
+#include <NvInfer.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "backends.hpp"
+
+namespace resnet::tensorrt {
+
+namespace {
+
+constexpr std::size_t max_slots = 4;
+
+void check(cudaError_t code, const char* what) {
+  if (code == cudaSuccess) return;
+  throw Error(ErrorKind::backend, std::string("CUDA failed to ") + what + ": " + cudaGetErrorString(code));
+}
+
+/// What TensorRT says when it fails; it returns null otherwise.
+class Log : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, const char* message) noexcept override {
+    if (severity > Severity::kERROR) return;
+    try {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      last_ = message;
+    } catch (...) {  // without memory there is no message
+    }
+  }
+  std::string last() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return last_.empty() ? "it does not say why" : last_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string last_;
+};
+
+struct Stream {
+  cudaStream_t handle = nullptr;
+  Stream() { check(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "make a stream"); }
+  ~Stream() { cudaStreamDestroy(handle); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+};
+
+/// Memory on the device, and as much in pinned pages of the host.
+struct Buffers {
+  void* device = nullptr;
+  void* host = nullptr;
+  explicit Buffers(std::size_t size) {
+    check(cudaMalloc(&device, size), "allocate memory on the GPU");
+    const cudaError_t code = cudaHostAlloc(&host, size, cudaHostAllocDefault);
+    if (code != cudaSuccess) cudaFree(device);
+    check(code, "allocate pinned memory");
+  }
+  ~Buffers() {
+    cudaFreeHost(host);
+    cudaFree(device);
+  }
+  Buffers(const Buffers&) = delete;
+  Buffers& operator=(const Buffers&) = delete;
+};
+
+struct Graph {
+  cudaGraphExec_t handle = nullptr;
+  Graph() = default;
+  Graph(Graph&& other) noexcept : handle(std::exchange(other.handle, nullptr)) {}
+  Graph& operator=(Graph&&) = delete;
+  ~Graph() {
+    if (handle != nullptr) cudaGraphExecDestroy(handle);
+  }
+};
+
+std::string version_text() {
+  const int number = getInferLibVersion();  // major * 10000 + minor * 100 + patch
+  return std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." + std::to_string(number % 100);
+}
+
+struct Device {
+  std::string name, capability;
+};
+
+Device device() {
+  cudaDeviceProp about{};
+  check(cudaGetDeviceProperties(&about, 0), "ask for the GPU");
+  return {about.name, std::to_string(about.major) + "." + std::to_string(about.minor)};
+}
+
+std::vector<int> numbers_of(const std::string& text) {
+  std::vector<int> numbers(1, 0);
+  for (const char c : text) {
+    if (c == '.') {
+      numbers.push_back(0);
+    } else if (c >= '0' && c <= '9' && numbers.back() < 100000) {
+      numbers.back() = numbers.back() * 10 + (c - '0');
+    }
+  }
+  return numbers;
+}
+
+/// The first three numbers of a version: what the library tells of itself.
+bool is_version(const std::string& built, const std::string& here) {
+  auto numbers = numbers_of(built);
+  numbers.resize(3);
+  return numbers == numbers_of(here);
+}
+
+/// Why the engine does not run here, or "".
+std::string misfit(const Engine& engine, const Device& here) {
+  const std::string version = version_text();
+  const std::string built = "the engine " + engine.id + " was built by " + engine.builder + " " + engine.builder_version +
+                            " for " + engine.gpu.value_or("several GPUs") + " on " + engine.platform;
+  const std::string how = ": build one here with resnet-export BUNDLE --engine tensorrt";
+  const bool any_version = engine.compatibility.find("+versions") != std::string::npos;
+  const auto was = numbers_of(engine.builder_version), is = numbers_of(version);
+  const bool fits = any_version ? was.front() == is.front() && was <= is : is_version(engine.builder_version, version);
+  if (engine.builder != "tensorrt" || !fits) return built + ", and here is TensorRT " + version + how;
+  const auto& listed = engine.compute_capabilities;
+  const bool plus = engine.compatibility.rfind("ampere_plus", 0) == 0;
+  const bool capable = plus ? numbers_of(here.capability) >= std::vector<int>{8, 0}
+                            : std::find(listed.begin(), listed.end(), here.capability) != listed.end();
+  if (!capable || (!plus && engine.gpu && *engine.gpu != here.name)) {
+    return built + ", and here is " + here.name + " with compute capability " + here.capability + how;
+  }
+  if (!engine.verified_on || engine.verified_on->rfind(here.name + ", tensorrt ", 0) != 0) {
+    return "the engine " + engine.id + " was never verified on " + here.name +
+           ": check it with resnet-run BUNDLE --check, or build one here with resnet-export BUNDLE --engine tensorrt";
+  }
+  return "";
+}
+
+class TensorRtBackend : public Backend {
+ public:
+  TensorRtBackend(const std::string& data, const Bundle& bundle, const Variant& variant)
+      : signature_(signature_from_manifest(bundle.manifest())),
+        description_("TensorRT " + version_text() + ", " + variant.precision) {
+    runtime_.reset(nvinfer1::createInferRuntime(log_));
+    if (!runtime_) throw Error(ErrorKind::backend, "TensorRT does not start: " + log_.last());
+    engine_.reset(runtime_->deserializeCudaEngine(data.data(), data.size()));
+    if (!engine_) throw Error(ErrorKind::backend, "TensorRT does not load the engine: " + log_.last());
+    check_signature();
+    idle_.push_back(std::make_unique<Slot>(*this));
+    made_ = 1;
+  }
+
+  const std::string& description() const override { return description_; }
+  std::int64_t calls_at_once() override { return 2; }  // copies of one overlap with the computation of the other
+
+  void run(const void* batch, std::int64_t count, float* const* outputs) override {
+    std::unique_ptr<Slot> slot = take();
+    try {
+      slot->run(batch, count, outputs);
+    } catch (...) {
+      give_back(nullptr);  // what failed is not used again
+      throw;
+    }
+    give_back(std::move(slot));
+  }
+
+ private:
+  class Slot {
+   public:
+    explicit Slot(TensorRtBackend& owner) : owner_(owner), context_(owner.engine_->createExecutionContext()) {
+      if (!context_) throw Error(ErrorKind::backend, "TensorRT makes no execution context: " + owner.log_.last());
+      const Signature& signature = owner.signature_;
+      const auto largest = static_cast<std::size_t>(signature.largest_batch);
+      const auto add = [&](const TensorSpec& spec) {
+        buffers_.push_back(std::make_unique<Buffers>(largest * spec.elements() * size_of(spec.type)));
+        if (!context_->setTensorAddress(spec.name.c_str(), buffers_.back()->device)) fail();
+      };
+      add(signature.input);
+      for (const auto& spec : signature.outputs) add(spec);
+    }
+
+    void run(const void* batch, std::int64_t count, float* const* outputs) {
+      const Signature& signature = owner_.signature_;
+      const std::int64_t size = prepare(count);
+      const std::size_t sample = signature.input.elements() * size_of(signature.input.type);
+      auto* staging = static_cast<unsigned char*>(buffers_[0]->host);
+      std::memcpy(staging, batch, static_cast<std::size_t>(count) * sample);
+      std::memset(staging + static_cast<std::size_t>(count) * sample, 0, static_cast<std::size_t>(size - count) * sample);
+      launch(size);
+      check(cudaStreamSynchronize(stream_.handle), "compute");
+      for (std::size_t index = 0; index < signature.outputs.size(); ++index) {
+        const std::size_t bytes = static_cast<std::size_t>(count) * signature.outputs[index].elements() * 4;
+        std::memcpy(outputs[index], buffers_[index + 1]->host, bytes);
+      }
+    }
+
+   private:
+    [[noreturn]] void fail() { throw Error(ErrorKind::backend, "TensorRT failed: " + owner_.log_.last()); }
+
+    /// The profile and the shape for the batch; the size that is computed, which may be the profile's smallest.
+    std::int64_t prepare(std::int64_t count) {
+      const std::string& name = owner_.signature_.input.name;
+      auto& engine = *owner_.engine_;
+      using Kind = nvinfer1::OptProfileSelector;
+      for (int profile = 0; profile < engine.getNbOptimizationProfiles(); ++profile) {
+        auto shape = engine.getProfileShape(name.c_str(), profile, Kind::kMIN);
+        const std::int64_t smallest = shape.d[0];
+        if (count > engine.getProfileShape(name.c_str(), profile, Kind::kMAX).d[0]) continue;
+        const std::int64_t size = std::max(count, smallest);
+        if (size == size_) return size;
+        if (profile != context_->getOptimizationProfile() &&
+            !context_->setOptimizationProfileAsync(profile, stream_.handle)) {
+          fail();
+        }
+        shape.d[0] = size;
+        if (!context_->setInputShape(name.c_str(), shape)) fail();
+        size_ = size;
+        return size;
+      }
+      throw Error(ErrorKind::backend, "no profile of the engine takes a batch of " + std::to_string(count));
+    }
+
+    void enqueue(std::int64_t size) {
+      const Signature& signature = owner_.signature_;
+      const auto copy = [&](std::size_t index, const TensorSpec& spec, cudaMemcpyKind kind) {
+        const std::size_t bytes = static_cast<std::size_t>(size) * spec.elements() * size_of(spec.type);
+        Buffers& both = *buffers_[index];
+        const bool in = kind == cudaMemcpyHostToDevice;
+        check(cudaMemcpyAsync(in ? both.device : both.host, in ? both.host : both.device, bytes, kind, stream_.handle),
+              "copy");
+      };
+      copy(0, signature.input, cudaMemcpyHostToDevice);
+      if (!context_->enqueueV3(stream_.handle)) fail();
+      for (std::size_t index = 0; index < signature.outputs.size(); ++index) {
+        copy(index + 1, signature.outputs[index], cudaMemcpyDeviceToHost);
+      }
+    }
+
+    /// The first call of a size runs as it is, and the second is captured: TensorRT may allocate in the first.
+    void launch(std::int64_t size) {
+      const auto known = graphs_.find(size);
+      if (known != graphs_.end() && known->second.handle != nullptr) {
+        check(cudaGraphLaunch(known->second.handle, stream_.handle), "launch a graph");
+        return;
+      }
+      if (known == graphs_.end()) {
+        enqueue(size);
+        if (can_capture_) graphs_.emplace(size, Graph());
+        return;
+      }
+      cudaGraph_t captured = nullptr;
+      check(cudaStreamBeginCapture(stream_.handle, cudaStreamCaptureModeThreadLocal), "capture");
+      try {
+        enqueue(size);
+      } catch (...) {
+        cudaStreamEndCapture(stream_.handle, &captured);
+        if (captured != nullptr) cudaGraphDestroy(captured);
+        throw;
+      }
+      const cudaError_t ended = cudaStreamEndCapture(stream_.handle, &captured);
+      cudaError_t made = ended;
+      if (ended == cudaSuccess) made = cudaGraphInstantiate(&known->second.handle, captured, 0);
+      if (captured != nullptr) cudaGraphDestroy(captured);
+      if (made != cudaSuccess) {  // an engine that cannot be captured runs without
+        cudaGetLastError();
+        can_capture_ = false;
+        known->second.handle = nullptr;
+        graphs_.clear();
+        enqueue(size);
+        return;
+      }
+      check(cudaGraphLaunch(known->second.handle, stream_.handle), "launch a graph");
+    }
+
+    TensorRtBackend& owner_;
+    Stream stream_;
+    std::unique_ptr<nvinfer1::IExecutionContext> context_;
+    std::vector<std::unique_ptr<Buffers>> buffers_;
+    std::map<std::int64_t, Graph> graphs_;
+    std::int64_t size_ = 0;
+    bool can_capture_ = true;
+  };
+
+  void check_signature() {
+    const auto refuse = [](const std::string& name) {
+      throw Error(ErrorKind::backend, "the engine has another tensor '" + name + "' than the manifest lists");
+    };
+    const auto same = [&](const TensorSpec& spec, nvinfer1::TensorIOMode mode) {
+      const char* name = spec.name.c_str();
+      if (engine_->getTensorIOMode(name) != mode) refuse(spec.name);
+      const auto type = engine_->getTensorDataType(name);
+      const auto wanted = spec.type == DataType::float32 ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kUINT8;
+      const auto shape = engine_->getTensorShape(name);
+      if (type != wanted || shape.nbDims != static_cast<int>(spec.shape.size()) + 1) refuse(spec.name);
+      for (std::size_t axis = 0; axis < spec.shape.size(); ++axis) {
+        if (shape.d[axis + 1] != spec.shape[axis]) refuse(spec.name);
+      }
+    };
+    same(signature_.input, nvinfer1::TensorIOMode::kINPUT);
+    for (const auto& spec : signature_.outputs) same(spec, nvinfer1::TensorIOMode::kOUTPUT);
+  }
+
+  std::unique_ptr<Slot> take() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    freed_.wait(lock, [this] { return !idle_.empty() || made_ < max_slots; });
+    if (!idle_.empty()) {
+      auto slot = std::move(idle_.back());
+      idle_.pop_back();
+      return slot;
+    }
+    ++made_;
+    lock.unlock();
+    try {
+      return std::make_unique<Slot>(*this);
+    } catch (...) {
+      give_back(nullptr);
+      throw;
+    }
+  }
+
+  void give_back(std::unique_ptr<Slot> slot) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (slot) {
+        idle_.push_back(std::move(slot));
+      } else {
+        --made_;
+      }
+    }
+    freed_.notify_one();
+  }
+
+  Log log_;
+  Signature signature_;
+  std::string description_;
+  std::unique_ptr<nvinfer1::IRuntime> runtime_;
+  std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+  std::mutex mutex_;
+  std::condition_variable freed_;
+  std::size_t made_ = 0;
+  std::vector<std::unique_ptr<Slot>> idle_;
+};
+
+}  // namespace
+
+BackendFacts facts(const std::set<std::string>&) {
+  BackendFacts found;
+  found.name = "tensorrt";
+  found.scheme = "tensorrt";
+  found.runs_engines = true;
+  for (const char* precision : {"fp32", "fp16", "int8"}) found.precisions[precision] = true;
+  int count = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  if (code != cudaSuccess) {
+    found.missing = std::string("tensorrt finds no GPU here: ") + cudaGetErrorString(code);
+  } else if (count == 0) {
+    found.missing = "tensorrt finds no GPU here";
+  }
+  return found;
+}
+
+std::unique_ptr<Backend> open(const Bundle& bundle, const Variant& variant, const Options&) {
+  const Device here = device();
+  std::string refusal = "no engine in the bundle is of " + variant.id;
+  for (const auto& engine : bundle.manifest().engines) {
+    if (engine.variant != variant.id) continue;
+    refusal = misfit(engine, here);
+    if (refusal.empty()) return std::make_unique<TensorRtBackend>(bundle.read(engine.file), bundle, variant);
+  }
+  throw Error(ErrorKind::unavailable, refusal);
+}
+
+}  // namespace resnet::tensorrt

@@ -1,0 +1,34 @@
+// Which backend and which variant: a function of the manifest and of what this host is.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "resnet_runtime/manifest.hpp"
+#include "resnet_runtime/session.hpp"
+
+namespace resnet {
+
+/// What a backend is on this host.
+struct BackendFacts {
+  std::string name;
+  std::optional<std::string> missing;          ///< why it cannot be used; none where it can
+  std::map<std::string, bool> precisions;      ///< computed at all: natively (true) or emulated, right and slow
+  std::string scheme = "cpu";                  ///< of the int8 variants that it runs
+  std::string instructions = "unknown";        ///< the CPU's integer dot products
+  bool runs_engines = false;
+};
+
+/// The fastest combination that the host computes natively, or the one that was asked for.
+/// Throws Error (input, unavailable).
+Choice choose(const Manifest& manifest, const std::vector<BackendFacts>& host, const Options& options);
+
+/// The fastest integer dot product that every processor of a /proc/cpuinfo has.
+std::string instructions_from_cpuinfo(const std::string& text);
+
+/// Of this host.
+std::string host_instructions();
+
+}  // namespace resnet
