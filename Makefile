@@ -32,7 +32,7 @@ test-cpp: .venv/installed  ## Build the C++ runtime, warnings being errors, and 
 	RESNET_CPP_BUILD=$(CPP) $(BIN)/python -m pytest tests/cpp
 
 test-cpp-sanitized: .venv/installed  ## The same under AddressSanitizer and UndefinedBehaviorSanitizer.
-	$(MAKE) test-cpp CPP=build/cpp-sanitized SANITIZE='address;undefined'
+	$(MAKE) test-cpp CPP=build/cpp-sanitized SANITIZE=address,undefined
 
 fuzz-cpp:  ## Fuzz the manifest's reader for a minute; needs Clang.
 	cmake -S runtime/cpp -B build/cpp-fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DWITH_OPENVINO=OFF \

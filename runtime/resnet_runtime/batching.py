@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Answer = dict[str, NDArray[Any]]
 
+_USUAL_BATCH: Final = 32
+
 _SMOOTHING: Final = 0.2
 """Of the newest batch's time in the running mean that admission goes by."""
 
@@ -44,7 +46,7 @@ class Batcher:
 
     Args:
         session: which has to stay open for as long as the batcher.
-        max_batch: samples of a batch, up to the session's largest.
+        max_batch: samples of a batch, up to the session's largest; None: that, and 32 at most.
         max_delay_ms: milliseconds that a sample waits for others.
         max_queue: samples that may wait; one more is refused.
 
@@ -53,9 +55,10 @@ class Batcher:
     """
 
     def __init__(
-        self, session: Session, *, max_batch: int = 32, max_delay_ms: float = 2.0, max_queue: int = 1024
+        self, session: Session, *, max_batch: int | None = None, max_delay_ms: float = 2.0, max_queue: int = 1024
     ) -> None:
         largest = session.signature.largest_batch
+        max_batch = min(_USUAL_BATCH, largest) if max_batch is None else max_batch
         if not 1 <= max_batch <= largest:
             raise InputError(f"max_batch is {max_batch}, and the session takes batches of 1 to {largest}")
         if not (math.isfinite(max_delay_ms) and max_delay_ms >= 0):

@@ -1,0 +1,1 @@
+"""What docs/embedding.md shows, run."""

@@ -1,0 +1,159 @@
+"""The examples of applications around a session."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import resnet_runtime
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+BUNDLE = ROOT / "tests" / "runtime" / "golden" / "resnet-bundle-1-int8"
+
+
+def module_of(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of random colors, so that not all are of one class."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(1)
+    paths = [folder / f"{number:02}.png" for number in range(25)]
+    for path in paths:
+        low = rng.integers(0, 256, (2, 2, 3), np.uint8)
+        Image.fromarray(low).resize((30, 40), Image.Resampling.BICUBIC).save(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def expected(pictures: list[Path]) -> list[int]:
+    with resnet_runtime.load(BUNDLE) as session:
+        found = session.infer(session.preprocess(pictures))
+        best = found[session.signature.outputs[0].name].argmax(1).tolist()
+    assert len(set(best)) > 1
+    return best
+
+
+def test_the_threads_of_the_readme(pictures: list[Path], expected: list[int]) -> None:
+    assert module_of("embed").classes(str(BUNDLE), [str(path) for path in pictures]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "fence"), [("embed.py", "    # ---\n"), ("../runtime/cpp/examples/classify.cpp", "  // ---\n")]
+)
+def test_the_readme_shows_what_is_run(name: str, fence: str) -> None:
+    _, shown, _ = (EXAMPLES / name).read_text().split(fence)
+    indent = len(fence) - len(fence.lstrip())
+    lines = [line[indent:] if line.strip() else "" for line in shown.rstrip().splitlines()]
+    block = "\n".join(f"    {line}".rstrip() for line in lines)
+    assert block in (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    pytest.importorskip("fastapi", reason="of the extra dev")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES, "serve_fastapi:app", "--port", str(port)]
+    with subprocess.Popen([*command, "--log-level", "warning"], env={**os.environ, "BUNDLE": str(BUNDLE)}) as process:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{url}/metrics", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield url, process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def posted(url: str, data: bytes) -> tuple[int, dict[str, object]]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/classify", data=data), timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_the_service(service: tuple[str, subprocess.Popen[bytes]], pictures: list[Path], expected: list[int]) -> None:
+    url, _ = service
+    for path, best in zip(pictures, expected, strict=True):
+        status, answer = posted(url, path.read_bytes())
+        assert (status, answer["class"]) == (200, best)
+        assert 0 < float(str(answer["share"])) <= 1
+    status, answer = posted(url, b"no picture")
+    assert status == 422
+    assert "is not an image" in str(answer["detail"])
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as metrics:
+        text = metrics.read().decode()
+    assert re.search(rf'^resnet_batcher_ended_total{{how="answered"}} {len(pictures)}$', text, re.MULTILINE)
+
+
+def scored(folder: Path, scores: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, EXAMPLES / "score_directory.py", BUNDLE, folder, scores, "--batch", "4"]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def test_scoring_goes_on_where_it_stopped(pictures: list[Path], expected: list[int], tmp_path: Path) -> None:
+    folder, scores = tmp_path / "in", tmp_path / "scores.csv"
+    folder.mkdir()
+    for path in pictures:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "broken.png").write_bytes(b"no picture")
+    assert "26 images, 0 of them scored before" in scored(folder, scores).stderr
+    whole = scores.read_text()
+    lines = whole.splitlines()
+    assert lines[0] == "image,label,logit,error"
+    assert len(lines) == 27
+    with resnet_runtime.load(BUNDLE) as session:
+        names = [str(best) if session.labels is None else session.labels[best] for best in expected]
+    assert [line.split(",")[1] for line in lines[1:-1]] == names
+    assert "is not an image" in lines[-1]
+    scores.write_text("\n".join(lines[:11]) + "\n12.png,half a li")  # a run that was killed
+    assert "26 images, 10 of them scored before" in scored(folder, scores).stderr
+    assert scores.read_text() == whole
+    assert "26 images, 26 of them scored before" in scored(folder, scores).stderr
+    assert scores.read_text() == whole
+
+
+def test_a_stream_of_frames(pictures: list[Path], expected: list[int], tmp_path: Path) -> None:
+    frames = np.stack([np.asarray(Image.open(path)) for path in pictures for _ in range(4)])
+    np.save(tmp_path / "frames.npy", frames)
+    command = [sys.executable, EXAMPLES / "stream.py", BUNDLE, tmp_path / "frames.npy", "--fps", "50", "--smooth", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    changes = [re.fullmatch(r"frame (\d+): (.*)", line) for line in done.stdout.splitlines()]
+    assert len(changes) > 1
+    with resnet_runtime.load(BUNDLE) as session:
+        names = [str(best) if session.labels is None else session.labels[best] for best in expected]
+    for change in changes:
+        assert change is not None
+        assert change[2] == names[int(change[1]) // 4]
+    answered = re.search(r"(\d+) of 100 frames answered, the slowest in [\d.]+ ms", done.stderr)
+    assert answered is not None
+    assert 10 < int(answered[1]) <= 100
