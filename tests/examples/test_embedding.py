@@ -23,6 +23,9 @@ from PIL import Image
 
 import resnet_runtime
 
+from .page import PAGE, page
+from .pictures import pictures_in
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 BUNDLE = ROOT / "tests" / "runtime" / "golden" / "resnet-bundle-1-int8"
@@ -39,14 +42,7 @@ def module_of(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of random colors, so that not all are of one class."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(1)
-    paths = [folder / f"{number:02}.png" for number in range(25)]
-    for path in paths:
-        low = rng.integers(0, 256, (2, 2, 3), np.uint8)
-        Image.fromarray(low).resize((30, 40), Image.Resampling.BICUBIC).save(path)
-    return paths
+    return pictures_in(tmp_path_factory.mktemp("pictures"), 25)
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +153,12 @@ def test_a_stream_of_frames(pictures: list[Path], expected: list[int], tmp_path:
     answered = re.search(r"(\d+) of 100 frames answered, the slowest in [\d.]+ ms", done.stderr)
     assert answered is not None
     assert 10 < int(answered[1]) <= 100
+
+
+def test_the_page_shows_what_the_examples_say() -> None:
+    """But for the last digits of a share, and of a frame's number: a busy machine passes over some."""
+
+    def rounded(text: str) -> str:
+        return re.sub(r"(frame \d*)\d:", r"\1", re.sub(r"(\d\.\d{3})\d+", r"\1", text))
+
+    assert rounded(PAGE.read_text()) == rounded(page()), "run python -m tests.examples.page"

@@ -1,0 +1,68 @@
+"""``python -m tests.examples.page``: docs/embedding.md, whose outputs are of the examples, run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from .pictures import pictures_in
+
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = ROOT / "docs" / "embedding.md"
+BUNDLE: Final = ROOT / "tests" / "runtime" / "golden" / "resnet-bundle-1-int8"
+
+TEMPLATE: Final = Path(__file__).with_name("embedding.md.in")
+
+
+def page() -> str:
+    """The text."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(BUNDLE, folder / "model.bundle")
+        pictures = pictures_in(folder, 12)
+        (folder / "pictures").mkdir()
+        for path in pictures[:8]:
+            shutil.copy(path, folder / "pictures")
+        frames = np.stack([np.asarray(Image.open(path)) for path in pictures[:6] for _ in range(10)])
+        np.save(folder / "frames.npy", frames)
+        first = _run(folder, "score_directory.py", "model.bundle", "pictures", "scores.csv", error=True)
+        for path in pictures[8:]:
+            shutil.copy(path, folder / "pictures")
+        return TEMPLATE.read_text().format(
+            embed=_run(folder, "embed.py", "model.bundle", *(path.name for path in pictures[:4])),
+            curl=_shown(_answered(folder / "model.bundle", pictures[0])),
+            first=first,
+            second=_run(folder, "score_directory.py", "model.bundle", "pictures", "scores.csv", error=True),
+            scores=_shown("\n".join((folder / "scores.csv").read_text().splitlines()[:4])),
+            stream=_run(folder, "stream.py", "model.bundle", "frames.npy", "--fps", "25", "--smooth", "0"),
+        )
+
+
+def _run(folder: Path, example: str, *arguments: str, error: bool = False) -> str:
+    command = [sys.executable, ROOT / "examples" / example, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return _shown(done.stderr if error else done.stdout)
+
+
+def _shown(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip().splitlines())
+
+
+def _answered(bundle: Path, picture: Path) -> str:
+    from fastapi.testclient import TestClient
+
+    from .test_embedding import module_of
+
+    with TestClient(module_of("serve_fastapi").app_of(str(bundle))) as client:
+        return client.post("/classify", content=picture.read_bytes()).text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
