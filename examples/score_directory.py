@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 import resnet_runtime
-from resnet_runtime import ImageError, Session
+from resnet_runtime import ImageError, InputError, Session
 
 KINDS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 FIELDS = ("image", "label", "logit", "error")
@@ -34,7 +34,7 @@ def main(bundle: str, folder: Path, scores: Path, batch: int) -> None:
         click.progressbar(length=len(left), label="scoring") as bar,
     ):
         writer = csv.writer(file)
-        if not done:
+        if file.tell() == 0:
             writer.writerow(FIELDS)
         for first in range(0, len(left), batch):
             part = left[first : first + batch]
@@ -65,7 +65,7 @@ def rows(session: Session, paths: list[Path]) -> list[tuple[str, str, str]]:
         try:
             batch.append(session.preprocess([path])[0])
             places.append(place)
-        except ImageError as error:
+        except (ImageError, InputError) as error:
             found[place] = ("", "", error.message)
     if batch:
         import numpy as np

@@ -16,10 +16,10 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 
 import resnet_runtime
-from resnet_runtime import DeadlineError, ImageError, QueueFullError
+from resnet_runtime import DeadlineError, ImageError, InputError, QueueFullError
 
 SECONDS = 5.0
-"""In which a request is answered, or refused."""
+"""From an image that was made ready to its answer, or the request is refused."""
 LARGEST = 20 * 2**20
 """Bytes of an image."""
 
@@ -49,7 +49,7 @@ def app_of(bundle: str) -> FastAPI:
         try:
             (image,) = await asyncio.to_thread(session.preprocess, [bytes(data)])
             answer = await batcher.infer_async(image, timeout_s=SECONDS)
-        except ImageError as error:
+        except (ImageError, InputError) as error:
             raise HTTPException(422, error.message) from None
         except QueueFullError as error:
             raise HTTPException(503, error.message, headers={"Retry-After": "1"}) from None

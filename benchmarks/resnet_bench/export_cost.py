@@ -24,7 +24,7 @@ from resnet_export.resnet_config import default_input_shape
 from resnet_export.resnet_inference import config_from_state_dict
 
 state_dict = torch.load(sys.argv[1], weights_only=True)
-config = config_from_state_dict(state_dict).config
+config = config_from_state_dict(state_dict, arch=sys.argv[3] or None).config
 module = module_from_state_dict(state_dict, config)
 example = (torch.zeros(2, *default_input_shape(config)),)
 torch.onnx.export(module, example, sys.argv[2], dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
@@ -88,7 +88,7 @@ def export_cost(
     export: list[ProcessCost] = []
 
     def measure_bare(folder: str) -> None:
-        bare.append(process_cost([sys.executable, "-c", _BARE, str(checkpoint), f"{folder}/bare.onnx"]))
+        bare.append(process_cost([sys.executable, "-c", _BARE, str(checkpoint), f"{folder}/bare.onnx", arch or ""]))
         told(f"torch.onnx.export: {bare[-1].seconds:.1f} s, {bare[-1].peak_bytes / 1e9:.2f} GB")
 
     def measure_export(folder: str) -> None:

@@ -26,7 +26,7 @@ INDEX: Final = Path(__file__).with_name("fingerprints.json")
 
 _FIRST: Final = ("conv1", "conv1.0", "stem.conv", "stem.conv1", "stem.conv1.conv", "layer0.conv1")
 """What the convolution that takes the image is called; its input channels are the user's."""
-_LAST: Final = ("fc", "head.fc", "last_linear", "classifier", "linear")
+_LAST: Final = ("fc", "head.fc", "head.proj", "last_linear", "classifier", "linear")
 """What the classifier is called; its number of classes is the user's."""
 _PUBLISHED: Final = re.compile(r"(?P<arch>.+)-(?P<digest>[0-9a-f]{8,64})\.\w+")
 

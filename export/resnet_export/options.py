@@ -35,7 +35,8 @@ class ModelOptions:
     """What the checkpoint cannot tell.
 
     Attributes:
-        arch: a name of ``resnet.ARCHITECTURES``; None: read from the tensors.
+        arch: a name of ``resnet.ARCHITECTURES``, ``timm:NAME`` or ``torchvision:NAME``; None: read from the
+            tensors, and refused where several networks have them.
         stride_in: where a bottleneck strides, ``3x3`` or ``1x1``; None: ``3x3``, as an assumption.
         weights: the key of the state_dict to take from a training checkpoint.
         input_shape: (C, H, W); None: what the architecture was trained on, as an assumption.

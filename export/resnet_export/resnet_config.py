@@ -224,11 +224,14 @@ def default_input_shape(config: ResNetConfig) -> tuple[int, int, int]:
 
 _DEPTHS: Final[Mapping[int, tuple[str, tuple[int, ...]]]] = {
     18: ("basic", (2, 2, 2, 2)),
+    26: ("bottleneck", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
     50: ("bottleneck", (3, 4, 6, 3)),
     101: ("bottleneck", (3, 4, 23, 3)),
     152: ("bottleneck", (3, 8, 36, 3)),
+    200: ("bottleneck", (3, 24, 36, 3)),
 }
+_CIFAR_DEPTHS: Final = (18, 34, 50, 101, 152)
 
 
 def _imagenet(depth: int, *, groups: int = 1, width_per_group: int = 64) -> ResNetConfig:
@@ -239,7 +242,7 @@ def _imagenet(depth: int, *, groups: int = 1, width_per_group: int = 64) -> ResN
 
 
 def _cifar(depth: int, stem: str = "cifar") -> ResNetConfig:
-    if depth in _DEPTHS:
+    if depth in _CIFAR_DEPTHS:
         block, layers = _DEPTHS[depth]
         return ResNetConfig(block=block, layers=layers, widths=_IMAGENET_WIDTHS, stem=stem, classes=10)
     # The paper's own: 6n + 2 layers in three stages of n basic blocks (arXiv:1512.03385, section 4.2).
@@ -251,11 +254,14 @@ ARCHITECTURES: Final[Mapping[str, ResNetConfig]] = MappingProxyType(
     {
         **{f"resnet{depth}": _imagenet(depth) for depth in _DEPTHS},
         "resnext50_32x4d": _imagenet(50, groups=32, width_per_group=4),
+        "resnext101_32x4d": _imagenet(101, groups=32, width_per_group=4),
         "resnext101_32x8d": _imagenet(101, groups=32, width_per_group=8),
+        "resnext101_32x16d": _imagenet(101, groups=32, width_per_group=16),
+        "resnext101_32x32d": _imagenet(101, groups=32, width_per_group=32),
         "resnext101_64x4d": _imagenet(101, groups=64, width_per_group=4),
         "wide_resnet50_2": _imagenet(50, width_per_group=128),
         "wide_resnet101_2": _imagenet(101, width_per_group=128),
-        **{f"cifar_resnet{depth}": _cifar(depth) for depth in (*_DEPTHS, 20, 32, 44, 56, 110)},
+        **{f"cifar_resnet{depth}": _cifar(depth) for depth in (*_CIFAR_DEPTHS, 20, 32, 44, 56, 110)},
         **{f"cifar_resnet{depth}_pooled": _cifar(depth, "cifar-pooled") for depth in (18, 34, 50)},
     }
 )

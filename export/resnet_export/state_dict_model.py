@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .checkpoint import Checkpoint
-from .errors import AmbiguousArchitectureError, LibraryError, RequestError, SignatureError
+from .errors import AmbiguousArchitectureError, ArchitectureError, LibraryError, RequestError, SignatureError
 from .families import TORCHVISION, in_torchvisions_names
 from .fingerprints import candidates_from_state_dict, told_candidate
 from .libraries import is_of_a_library, network_from_library
@@ -46,6 +46,28 @@ def model_from_state_dict(
         return _from_library(checkpoint, state_dict, dataclasses.replace(options, arch=arch))
     except LibraryError as error:
         raise LibraryError(f"the tensors are those of {arch}, and {error.message}") from None
+    except ArchitectureError as error:  # the index was made with another version
+        raise LibraryError(
+            f"the tensors are those of {arch}, and the version that is installed here builds it otherwise: "
+            f"{error.message}",
+            details=error.details,
+        ) from None
+
+
+def builder_of(state_dict: Mapping[str, Tensor]) -> str | None:
+    """By whose code a bare state_dict is built: ``here``, or a library's; None where several networks have it.
+
+    Raises:
+        ArchitectureError: no known architecture fits the tensors.
+    """
+    candidates = candidates_from_state_dict(state_dict)
+    if len(candidates) > 1:
+        return None
+    if candidates and is_of_a_library(candidates[0].names[0]):
+        return candidates[0].names[0].partition(":")[0]
+    renamed = in_torchvisions_names(state_dict)
+    config_from_state_dict(renamed.tensors, family=renamed.family)
+    return "here"
 
 
 def _recognized(checkpoint: Checkpoint, state_dict: Mapping[str, Tensor]) -> tuple[str | None, tuple[str, ...]]:
@@ -74,12 +96,7 @@ def _built_here(checkpoint: Checkpoint, state_dict: Mapping[str, Tensor], option
     )
     module = module_from_state_dict(renamed.tensors, inferred.config)
     notes = () if renamed.family is TORCHVISION else (f"the tensors have {renamed.family.name} names",)
-    shape = options.input_shape or default_input_shape(inferred.config)
-    if shape[0] != inferred.config.in_channels:
-        raise SignatureError(
-            f"--input-shape has {shape[0]} channels, and the model's first convolution takes "
-            f"{inferred.config.in_channels}"
-        )
+    shape = _image_shape(options, default_input_shape(inferred.config))
     return SourceModel(
         module=module,
         architecture=_architecture(inferred),
@@ -101,11 +118,7 @@ def _from_library(checkpoint: Checkpoint, state_dict: Mapping[str, Tensor], opti
             f"--stride-in is for architectures that are built here, and {options.arch} says where it strides"
         )
     found = network_from_library(options.arch, state_dict)
-    shape = options.input_shape or found.input_shape
-    if shape[0] != found.input_shape[0]:
-        raise SignatureError(
-            f"--input-shape has {shape[0]} channels, and the model's first convolution takes {found.input_shape[0]}"
-        )
+    shape = _image_shape(options, found.input_shape)
     return SourceModel(
         module=found.module,
         architecture=options.arch,
@@ -117,6 +130,16 @@ def _from_library(checkpoint: Checkpoint, state_dict: Mapping[str, Tensor], opti
         assumptions=shape_assumption(options, shape),
         notes=(*checkpoint.notes, f"built by {found.library}"),
     )
+
+
+def _image_shape(options: ModelOptions, usual: tuple[int, int, int]) -> tuple[int, int, int]:
+    """What the user says, or the usual one, whose channels are those that the tensors take."""
+    shape = options.input_shape or usual
+    if shape[0] != usual[0]:
+        raise SignatureError(
+            f"--input-shape has {shape[0]} channels, and the model's first convolution takes {usual[0]}"
+        )
+    return shape
 
 
 def _architecture(inferred: Inferred) -> str:

@@ -10,7 +10,7 @@ from resnet_runtime.manifest import Assumption, Batch, Input, Preprocessing
 
 from .checkpoint import Checkpoint, checkpoint_from_file
 from .eager import Reference, check_reference, reference_from_file
-from .errors import AmbiguousArchitectureError, LibraryError, ReferenceFileError
+from .errors import AmbiguousArchitectureError, LibraryError, ReferenceFileError, RequestError
 from .hugging_face import SETTLED, folder_from_path, is_pretrained_folder
 from .labels import labels_from_file
 from .options import ExportOptions, ModelOptions
@@ -75,23 +75,38 @@ def _settled(checkpoint: Checkpoint, options: ModelOptions, reference: Reference
         if reference is None:
             raise
         ambiguity = error
-    agreeing, against = [], []
+    channels, height, width = reference.input.shape[1:]
+    shape = options.input_shape or (channels, height, width)  # libraries have other sizes for one and the same tensors
+    agreeing: dict[str, SourceModel] = {}
+    against: list[str] = []
+    untried: list[LibraryError] = []
     for arch in ambiguity.candidates:
         try:
-            model = model_from_checkpoint(checkpoint, dataclasses.replace(options, arch=arch))
+            model = model_from_checkpoint(checkpoint, dataclasses.replace(options, arch=arch, input_shape=shape))
             check_reference(model, reference, options.reference_tolerance)
-        except (ReferenceFileError, LibraryError) as error:
-            against.append(f"{arch}: {error.message}")
+        except LibraryError as error:
+            untried.append(error)
+        except RequestError as error:  # it answers otherwise, takes no such image, or has no such option
+            against += [f"{arch}: {error.message}", *(f"{arch}: {detail}" for detail in error.details)]
         else:
-            agreeing.append(model)
+            agreeing[arch] = model
     if len(agreeing) > 1:
-        raise ambiguity
+        names = tuple(agreeing)
+        raise AmbiguousArchitectureError(
+            f"{' and '.join(names)} have these tensors, and all agree with the reference: name yours by --arch",
+            candidates=names,
+        )
     if not agreeing:
+        if untried:
+            raise LibraryError(f"which network it is cannot be found out: {untried[0].message}", details=against)
         raise ReferenceFileError(
             "none of the networks that have these tensors agrees with the reference", details=against
         )
-    note = f"taken for {agreeing[0].architecture}, which alone agrees with the reference"
-    return dataclasses.replace(agreeing[0], notes=(*agreeing[0].notes, note))
+    ((arch, model),) = agreeing.items()
+    note = f"taken for {arch}, which agrees with the reference"
+    if untried:
+        note += f"; not all others could be tried: {untried[0].message}"
+    return dataclasses.replace(model, notes=(*model.notes, note))
 
 
 def _input(model: SourceModel, options: ExportOptions) -> Input:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -73,6 +75,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._collecting = threading.Lock()
         self._closed = False
+        self._process = os.getpid()
         self._under_way = 0
         self._batch_seconds = 0.0
         self._tally = Tally()
@@ -106,6 +109,7 @@ class Batcher:
             raise InputError(f"the sample is {found}, and the model takes one of {spec.shape} {spec.dtype}")
         if timeout_s is not None and not timeout_s > 0:
             raise InputError(f"timeout_s is {timeout_s}, and has to be above 0: leave it out where there is no hurry")
+        self._refuse_in_a_fork()
         now = time.monotonic()
         request = _Request(sample, math.inf if timeout_s is None else now + timeout_s, now)
         with self._changed:
@@ -129,7 +133,11 @@ class Batcher:
 
         Args:
             cancel: whether samples that still wait are cancelled instead.
+
+        Not from a signal's handler, which may have interrupted this very batcher: start a thread that does it.
         """
+        if self._process != os.getpid():  # its threads are in the parent
+            return
         with self._changed:
             self._closed = True
             dropped = list(self._waiting) if cancel else []
@@ -137,12 +145,15 @@ class Batcher:
                 self._waiting.clear()
             self._changed.notify_all()
         for request in dropped:
-            request.future.cancel()
-            request.future.set_running_or_notify_cancel()
             self._tally.cancelled()
+            with suppress(BaseException):  # a callback's own
+                request.future.cancel()
+            with suppress(BaseException):
+                request.future.set_running_or_notify_cancel()
+        if threading.current_thread() in self._threads:
+            return  # a future's callback closes it: nobody waits for himself
         for thread in self._threads:
-            if thread is not threading.current_thread():  # a callback of a future may close it
-                thread.join()
+            thread.join()
 
     def __enter__(self) -> Batcher:
         return self
@@ -152,6 +163,10 @@ class Batcher:
     ) -> None:
         self.close()
 
+    def _refuse_in_a_fork(self) -> None:
+        if self._process != os.getpid():
+            raise ClosedError("the batcher was made before this process was forked: make one in each process")
+
     def _refuse(self, timeout_s: float | None) -> None:
         if self._closed:
             raise ClosedError("the batcher is closed: make a new one")
@@ -159,8 +174,8 @@ class Batcher:
         if waiting >= self._max_queue:
             self._tally.refused()
             raise QueueFullError(f"{waiting} samples wait, and max_queue is {self._max_queue}: try again later")
-        if timeout_s is None or self._batch_seconds == 0:
-            return
+        if timeout_s is None or self._batch_seconds == 0 or not (waiting or self._under_way):
+            return  # what an idle batcher knows of its batches may be old
         batches = (waiting + 1 + self._max_batch - 1) // self._max_batch + self._under_way
         needed = self._max_delay + batches * self._batch_seconds / self._at_once
         if needed > timeout_s:
@@ -209,7 +224,8 @@ class Batcher:
         if now > request.deadline:
             self._tally.expired()
             said = f"the sample's time was over {now - request.deadline:.3f} s before its batch began"
-            request.future.set_exception(DeadlineError(said))
+            with suppress(BaseException):  # a callback's own, which must not end the thread
+                request.future.set_exception(DeadlineError(said))
             return False
         return True
 
@@ -217,16 +233,19 @@ class Batcher:
         begun = time.monotonic()
         try:
             answers = self._session.start(np.stack([request.sample for request in batch])).result()
+            each = [{name: array[index].copy() for name, array in answers.items()} for index in range(len(batch))]
         except BaseException as error:  # whatever it is, it belongs to those who wait
             self._tally.failed(len(batch))
             for request in batch:
-                request.future.set_exception(error)
+                with suppress(BaseException):
+                    request.future.set_exception(error)
             return
         now = time.monotonic()
         self._learn(now - begun)
         self._tally.answered([now - request.submitted for request in batch])
-        for index, request in enumerate(batch):
-            request.future.set_result({name: array[index].copy() for name, array in answers.items()})
+        for request, answer in zip(batch, each, strict=True):
+            with suppress(BaseException):
+                request.future.set_result(answer)
 
     def _learn(self, seconds: float) -> None:
         with self._changed:

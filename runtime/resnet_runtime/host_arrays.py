@@ -32,7 +32,11 @@ def as_host_array(array: Any, what: str) -> NDArray[Any]:
     if int(device()[0]) not in _ON_THE_HOST:
         raise InputError(f"{what} is a {type(array).__name__}, not a numpy array{_hint(array)}")
     try:
-        return np.from_dlpack(array)
+        found: NDArray[Any] = np.from_dlpack(array)
+        if found.flags.writeable:
+            return found
+        same = np.asarray(array)  # as older versions of NumPy take what may be written to, too
+        return same if same.flags.writeable and np.shares_memory(found, same) else found
     except Exception as error:  # what a library raises on an array that it does not hand out, such as with a gradient
         raise InputError(f"{what} is a {type(array).__name__} that cannot be read where it lies: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from . import manifest as m
 from . import strictjson
@@ -254,7 +255,9 @@ def _check_references(parsed: m.Manifest, faults: list[str]) -> None:
         ("engines", [engine.id for engine in parsed.engines]),
         ("outputs", [output.name for output in parsed.outputs]),
     ):
-        faults.extend(f"{what} holds {name!r} twice" for name in sorted({n for n in names if names.count(n) > 1}))
+        faults.extend(
+            f"{what} holds {name!r} twice" for name in sorted(n for n, count in Counter(names).items() if count > 1)
+        )
     if not parsed.outputs:
         faults.append("outputs is empty")
     if not parsed.variants:

@@ -273,6 +273,8 @@ def _resized(image: PillowImage, resize: Resize, name: str) -> PillowImage:
 
 def _center_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """(h, w, C) from the middle of (H, W, C); zeros around an image that is smaller, as torchvision pads."""
+    if size[0] * size[1] > MAX_RESIZED_PIXELS:
+        raise ImageError(f"a crop to {_size(size)} has more than {MAX_RESIZED_PIXELS} pixels: export the model again")
     missing = [max(0, wanted - found) for wanted, found in zip(size, pixels.shape[:2], strict=True)]
     if any(missing):
         pixels = np.pad(pixels, [*((n // 2, (n + 1) // 2) for n in missing), (0, 0)])

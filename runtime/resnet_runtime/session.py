@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -214,6 +215,19 @@ def backend_from_variant(
     return open_backend(backend, file, signature, variant.precision, options)
 
 
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_of_the_parent: list[Backend | None] = []
+
+
+def _after_a_fork() -> None:
+    """In the child: what a backend would free has its threads in the parent, so that it is kept."""
+    _of_the_parent.extend(session._backend for session in _sessions)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_a_fork)
+
+
 class Session:
     """Answers batches; thread-safe. Made by ``load``; close it, or use it with ``with``.
 
@@ -232,6 +246,7 @@ class Session:
         self.signature: Signature = backend.signature
         self._backend: Backend | None = backend
         self._process = os.getpid()
+        _sessions.add(self)
 
     @property
     def description(self) -> str:

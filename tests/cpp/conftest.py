@@ -21,6 +21,9 @@ from tests.export.models import varied_images
 
 BUILD = Path(os.environ.get("RESNET_CPP_BUILD", Path(__file__).parents[2] / "build" / "cpp"))
 
+os.environ.setdefault("TBB_ENABLE_SANITIZERS", "1")
+"""TBB would load its parts in a way that AddressSanitizer does not allow; without sanitizers it changes nothing."""
+
 Probe = Callable[..., list[list[str]]]
 
 

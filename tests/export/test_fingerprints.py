@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 
 from resnet_export import fingerprints
+from resnet_export.errors import ArchitectureError
 from resnet_export.fingerprints import INDEX, Candidate, candidates_from_state_dict, fingerprint, told_candidate
 from resnet_export.resnet_config import ARCHITECTURES
+from resnet_export.state_dict_model import builder_of
 from resnet_runtime.manifest import Source
 from tests.export.models import meta_network
 
@@ -69,18 +72,25 @@ def test_a_tensor_less_makes_it_unknown() -> None:
 
 
 def test_recognition_takes_no_time() -> None:
-    """Of the deepest one, the index read anew: 0.2 s is what is allowed."""
-    state_dict = tensors("resnet152")
+    """Of the deepest ones, the index read anew: 0.2 s is what is allowed."""
+    known, unknown = tensors("resnet152"), tensors("resnet200") | {"extra": torch.empty(1, device="meta")}
     fingerprints._index.cache_clear()
     start = time.perf_counter()
-    assert "resnet152" in named(state_dict)
+    assert builder_of(known) == "here"
+    assert time.perf_counter() - start < 0.2
+    start = time.perf_counter()
+    with pytest.raises(ArchitectureError):
+        builder_of(unknown)
     assert time.perf_counter() - start < 0.2
 
 
 def test_the_index_names_each_architecture_once() -> None:
+    """Or twice, where it has no classifier by itself: without one, and with one."""
     stored = json.loads(INDEX.read_text())
-    names = [name for groups in stored["architectures"].values() for group in groups for name in group]
-    assert len(names) == len(set(names)) > 150
+    names = Counter(name for groups in stored["architectures"].values() for group in groups for name in group)
+    assert len(names) > 150
+    assert all("gap" in name for name, count in names.items() if count > 1)
+    assert max(names.values()) == 2
     assert all(re.fullmatch("[0-9a-f]{16}", key) for key in stored["architectures"])
     assert all(groups and all(groups) for groups in stored["architectures"].values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from resnet_export.checkpoint import checkpoint_from_file
 from resnet_export.errors import AmbiguousArchitectureError, LibraryError, ReferenceFileError
 from resnet_export.options import ModelOptions
 from resnet_export.progress import Timings
+from resnet_export.resnet import ResNet
+from resnet_export.resnet_config import ARCHITECTURES
 from resnet_export.source import model_from_checkpoint
 from resnet_export.source_model import SourceModel
 from resnet_export.subject import subject_from_checkpoint
@@ -87,20 +90,80 @@ def test_what_a_training_script_wrote_settles_it(bare: Path, blurred: nn.Module,
 def test_the_reference_settles_it(bare: Path, blurred: nn.Module) -> None:
     subject = subject_from_checkpoint(bare, with_reference(bare, blurred), Timings(None))
     assert subject.model.architecture == "timm:resnetblur18"
-    assert "taken for timm:resnetblur18, which alone agrees with the reference" in subject.model.notes
+    assert "taken for timm:resnetblur18, which agrees with the reference" in subject.model.notes
 
 
 def test_a_reference_of_none_of_them_is_refused(bare: Path) -> None:
     options = with_reference(bare, network("resnet18", "torchvision"))
     with pytest.raises(ReferenceFileError, match="none of the networks that have these tensors agrees") as caught:
         subject_from_checkpoint(bare, options, Timings(None))
-    assert [line.partition(": ")[0] for line in caught.value.details] == ["resnet18", "timm:resnetblur18"]
+    told = [line for line in caught.value.details if "the model disagrees with the reference" in line]
+    assert [line.partition(": ")[0] for line in told] == ["resnet18", "timm:resnetblur18"]
 
 
 def test_a_reference_that_two_of_them_answer_settles_nothing(bare: Path, blurred: nn.Module) -> None:
     options = with_reference(bare, blurred, tolerance=1e9)
-    with pytest.raises(AmbiguousArchitectureError):
+    with pytest.raises(AmbiguousArchitectureError) as caught:
         subject_from_checkpoint(bare, options, Timings(None))
+    assert caught.value.message == (
+        "resnet18 and timm:resnetblur18 have these tensors, and all agree with the reference: name yours by --arch"
+    )
+
+
+def strided(stride_in: str) -> nn.Module:
+    """resnet50's tensors, and a network that strides where it is said."""
+    config = dataclasses.replace(ARCHITECTURES["resnet50"], stride_in=stride_in)
+    torch.manual_seed(0)
+    return alive(ResNet(config), SHAPE)
+
+
+def test_the_reference_settles_it_beside_another_stride(tmp_path: Path) -> None:
+    module, path = strided("1x1"), tmp_path / "model.pt"
+    torch.save(module.state_dict(), path)
+    options = with_reference(path, module)
+    with pytest.raises(ReferenceFileError, match="none of the networks") as caught:
+        subject_from_checkpoint(path, options, Timings(None))
+    assert any("--stride-in" in line for line in caught.value.details)
+    model = dataclasses.replace(options.model, stride_in="1x1")
+    subject = subject_from_checkpoint(path, dataclasses.replace(options, model=model), Timings(None))
+    assert subject.model.architecture == "resnet50, stride in the 1x1"
+    assert torch.equal(answers(subject.model.module), answers(module))
+
+
+def test_what_could_not_be_tried_is_said(bare: Path, blurred: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    options = with_reference(bare, blurred)
+    with pytest.raises(LibraryError, match="which network it is cannot be found out: timm is not installed here"):
+        subject_from_checkpoint(bare, options, Timings(None))
+
+
+def test_a_plain_bottleneck_is_built_here_and_its_stride_is_an_assumption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = network("resnet26")
+    torch.save(original.state_dict(), tmp_path / "model.pt")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    found = model(tmp_path / "model.pt")
+    assert (found.architecture, found.notes) == ("resnet26", ())
+    assert any(item.option == "--stride-in" for item in found.assumptions)
+    assert torch.equal(answers(found.module), answers(original))
+
+
+def test_another_version_of_the_library_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    torch.save(network("resnet18d").state_dict(), tmp_path / "model.pt")
+    monkeypatch.setattr(timm, "is_model", lambda name: False)
+    with pytest.raises(LibraryError, match="of timm:resnet18d, and the version that is installed here builds it other"):
+        model(tmp_path / "model.pt")
+
+
+def test_an_arch_beside_other_weights_says_nothing(bare: Path, blurred: nn.Module) -> None:
+    tensors = blurred.state_dict()
+    torch.save({"arch": "resnet18", "state_dict": tensors, "teacher": dict(tensors)}, bare)
+    checkpoint = checkpoint_from_file(bare, weights="teacher")
+    with pytest.raises(AmbiguousArchitectureError):
+        model_from_checkpoint(checkpoint, ModelOptions(input_shape=SHAPE))
 
 
 def with_reference(path: Path, module: nn.Module, tolerance: float = 1e-3) -> ExportOptions:

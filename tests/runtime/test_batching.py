@@ -20,7 +20,7 @@ import pytest
 
 import resnet_runtime
 from resnet_runtime import Batcher, ClosedError, DeadlineError, InputError, QueueFullError, Session
-from resnet_runtime.backends.base import signature_from_manifest
+from resnet_runtime.backends.base import Finished, signature_from_manifest
 from resnet_runtime.backends.simulated import SimulatedBackend
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.manifest import Batch
@@ -226,6 +226,86 @@ def test_closing_may_cancel_what_still_waits(path: Path) -> None:
     assert batcher.counters().cancelled == 10
 
 
+def test_a_batch_that_took_long_is_no_reason_to_refuse_where_nothing_waits(path: Path) -> None:
+    pauses = iter([1.0])
+
+    def once_slow(batch: np.ndarray) -> dict[str, np.ndarray]:
+        time.sleep(next(pauses, 0))
+        return color_means(batch)
+
+    with session_of(path, once_slow) as session, Batcher(session) as batcher:
+        batcher.submit(sample(0)).result(60)
+        time.sleep(0.05)
+        for number in range(20):
+            assert answer_of(batcher.submit(sample(number), timeout_s=0.5).result(60)) == number
+
+
+def test_a_callback_that_raises_harms_no_other_sample(path: Path) -> None:
+    gate, batcher, _ = blocked(path, max_batch=8)
+
+    def ending(future: Future[Any]) -> None:
+        raise SystemExit
+
+    futures = [batcher.submit(sample(number)) for number in range(40)]
+    for future in futures[::3]:
+        future.add_done_callback(ending)
+    gate.open.set()
+    batcher.close()
+    assert [answer_of(future.result(0)) for future in futures] == list(range(40))
+
+
+def test_a_callback_may_close_it(path: Path) -> None:
+    gate, batcher, _ = blocked(path, max_batch=2)
+    futures = [batcher.submit(sample(number)) for number in range(8)]
+    for future in futures:
+        future.add_done_callback(lambda _: batcher.close())
+    gate.open.set()
+    assert [answer_of(future.result(60)) for future in futures] == list(range(8))
+    batcher.close()
+
+
+def test_an_answer_of_too_few_rows_fails_its_batch(path: Path) -> None:
+    class Short:
+        description = "short"
+
+        def __init__(self) -> None:
+            self.signature = signature_from_manifest(Bundle.open(path).manifest)
+
+        def start(self, inputs: Any, outputs: Any = None, stream: Any = None) -> Any:
+            return Finished({"logits": np.zeros((0, 4), np.float32)})
+
+        def close(self) -> None:
+            pass
+
+    with resnet_runtime.load(path, backend=Short()) as session, Batcher(session) as batcher:
+        for _ in range(5):
+            with pytest.raises(IndexError):
+                batcher.submit(sample(0)).result(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_batcher_after_a_fork_says_so(session: Session) -> None:
+    reader, writer = os.pipe()
+    with Batcher(session) as batcher:
+        child = os.fork()
+        if child == 0:
+            try:
+                batcher.submit(sample(0))
+                said = "accepted"
+            except ClosedError as error:
+                said = str(error)
+            batcher.close()
+            os.write(writer, said.encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as answer:
+            said = answer.read()
+        assert os.waitpid(child, 0)[1] == 0
+        assert said == "the batcher was made before this process was forked: make one in each process"
+        assert answer_of(batcher.submit(sample(5)).result(60)) == 5
+
+
 def test_from_asyncio(session: Session) -> None:
     async def all_of_them() -> list[int]:
         found = await asyncio.gather(*(batcher.infer_async(sample(number)) for number in range(200)))
@@ -332,14 +412,16 @@ def client(index):
         number += 8
 
 def stop(number, frame):
-    batcher.close()
+    closing.start()
+
+closing = threading.Thread(target=batcher.close)
 
 signal.signal(signal.SIGTERM, stop)
 threads = [threading.Thread(target=client, args=(index,)) for index in range(8)]
 for thread in threads:
     thread.start()
 print("ready", flush=True)
-for thread in threads:
+for thread in (*threads, closing):
     thread.join()
 right = sum(future.done() and answer_of(future.result()) == number for number, future in futures)
 counters = batcher.counters()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -28,12 +29,15 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_linear(tmp_path_factory.mktemp("embedded") / "linear.bundle")
 
 
-@pytest.fixture(scope="module", params=["simulated", "openvino", "onnxruntime"])
-def session(request: pytest.FixtureRequest, path: Path) -> Iterator[Session]:
-    backend: Any = request.param
+def loaded(path: Path, backend: Any) -> Session:
     if backend == "simulated":
         backend = SimulatedBackend(signature_from_manifest(Bundle.open(path).manifest), answers)
-    with resnet_runtime.load(path, backend=backend, precision="fp32") as session:
+    return resnet_runtime.load(path, backend=backend, precision="fp32")
+
+
+@pytest.fixture(scope="module", params=["simulated", "openvino", "onnxruntime"])
+def session(request: pytest.FixtureRequest, path: Path) -> Iterator[Session]:
+    with loaded(path, request.param) as session:
         yield session
 
 
@@ -120,7 +124,9 @@ def test_the_event_loop_goes_on(path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_session_after_a_fork_says_so_and_the_parents_goes_on(session: Session) -> None:
+@pytest.mark.parametrize("backend", ["simulated", "openvino", "onnxruntime"])
+def test_a_session_after_a_fork_says_so_and_the_parents_goes_on(path: Path, backend: str) -> None:
+    session = loaded(path, backend)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -130,11 +136,15 @@ def test_a_session_after_a_fork_says_so_and_the_parents_goes_on(session: Session
         except ClosedError as error:
             said = str(error)
         session.close()
+        own = resnet_runtime.load(path, backend="onnxruntime", precision="fp32")  # as the sentence says
+        del session
+        gc.collect()
+        said += f", {len(own.infer(colors(1)))}"
         os.write(writer, said.encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as answer:
         said = answer.read()
     assert os.waitpid(child, 0)[1] == 0
-    assert said == "the session was loaded before this process was forked: load the bundle in each process"
+    assert said == "the session was loaded before this process was forked: load the bundle in each process, 2"
     np.testing.assert_array_equal(session.infer(colors(1))["logits"], answers(colors(1))["logits"])

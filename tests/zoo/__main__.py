@@ -19,10 +19,8 @@ from typing import Final
 import click
 
 from resnet_export.errors import ArchitectureError
-from resnet_export.families import in_torchvisions_names
-from resnet_export.fingerprints import Candidate, ambiguous_candidates, candidates_from_state_dict
-from resnet_export.libraries import is_of_a_library
-from resnet_export.resnet import config_from_state_dict
+from resnet_export.fingerprints import Candidate, ambiguous_candidates
+from resnet_export.state_dict_model import builder_of
 
 from .networks import built, names
 from .rows import Row, row_of
@@ -38,7 +36,8 @@ ABOUT: Final = (
     "engines. *Folded* BatchNorms went into a convolution or a linear layer, those *apart* became one scale and shift. "
     "The error is the folded graph's from the module in float64, in millionths of the spread, beside what the design "
     "allows. FP16: the largest error, of the spread. INT8: the centred cosine of the graph for TensorRT, rounded to "
-    "the nearest and unequalized, which an export betters."
+    "the nearest and unequalized, which an export betters. Both say that the graphs compute what they should and not "
+    "how exact a trained network is: random weights blow rounding up with depth."
 )
 BARE: Final = (
     "From a *bare state_dict*, bit-equal to the module, a network is built by this project's own code (here) or by its "
@@ -141,18 +140,10 @@ def rates(rows: Sequence[Row]) -> list[str]:
 def recognized(library: str, name: str) -> str:
     """By whose code a bare state_dict of it is built."""
     tensors = built(library, name, "meta").state_dict()
-    candidates = candidates_from_state_dict(tensors)
-    if len(candidates) > 1:
-        return "--arch"
-    if candidates:
-        arch = candidates[0].names[0]
-        return arch.partition(":")[0] if is_of_a_library(arch) else "here"
-    renamed = in_torchvisions_names(tensors)
     try:
-        config_from_state_dict(renamed.tensors, family=renamed.family)
+        return builder_of(tensors) or "--arch"
     except ArchitectureError:
         return "no"
-    return "here"
 
 
 def _sharing(candidates: Sequence[Candidate]) -> str:

@@ -38,6 +38,19 @@ def architectures() -> list[str]:
     ]
 
 
+def fingerprints_of(names: Iterable[str], **changes: int) -> dict[str, list[str]]:
+    """The architectures of each; those that have no classifier by themselves also with one, as a user adds it."""
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        library, _, own = name.rpartition(":")
+        module = network(name, "meta") if not changes else built(library, own, "meta", **changes)
+        sharing[fingerprint(module.state_dict())].append(name)
+        if not changes and getattr(module, "num_classes", None) == 0:
+            classified = built(library, own, "meta", num_classes=10)
+            sharing[fingerprint(classified.state_dict())].append(name)
+    return sharing
+
+
 def network(arch: str, device: str) -> nn.Module:
     """Built, with random tensors, or on no device."""
     library, _, name = arch.rpartition(":")
@@ -88,9 +101,7 @@ def _answer(module: nn.Module) -> torch.Tensor:
 
 def main() -> int:
     """Write the index."""
-    sharing: dict[str, list[str]] = defaultdict(list)
-    for name in architectures():
-        sharing[fingerprint(network(name, "meta").state_dict())].append(name)
+    sharing = fingerprints_of(architectures())
     index = {key: groups(names) if len(names) > 1 else [names] for key, names in sharing.items()}
     text = json.dumps(
         {"timm": version("timm"), "torchvision": version("torchvision"), "architectures": index}, indent=0

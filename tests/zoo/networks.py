@@ -144,17 +144,17 @@ def image_shape(module: nn.Module, library: str) -> tuple[int, int, int]:
     return (channels, side, side)
 
 
-def built(library: str, name: str, device: str) -> nn.Module:
-    """Its module, as the library leaves it."""
+def built(library: str, name: str, device: str, **changes: int) -> nn.Module:
+    """Its module, as the library leaves it; ``changes`` of timm's alone: ``num_classes``, ``in_chans``."""
     declare_torchvision_operators()
     with torch.device(device):
-        return _BUILDERS[library](name)
+        return _timm(name, **changes) if library == "timm" else _BUILDERS[library](name)
 
 
-def _timm(name: str) -> nn.Module:
+def _timm(name: str, **changes: int) -> nn.Module:
     import timm
 
-    found: nn.Module = timm.create_model(name, pretrained=False)
+    found: nn.Module = timm.create_model(name, pretrained=False, **changes)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from resnet_bench.networks import varied_images
 from resnet_export.checkpoint import checkpoint_from_file
 from resnet_export.errors import AmbiguousArchitectureError
-from resnet_export.fingerprints import candidates_from_state_dict
+from resnet_export.fingerprints import INDEX, candidates_from_state_dict
 from resnet_export.options import ModelOptions
 from resnet_export.source import model_from_checkpoint
 
+from .index import architectures, fingerprints_of, groups
 from .networks import SAMPLE, built, every_name, image_shape
 
 FAST = {f"{library}:{name}" for library, name in SAMPLE}
@@ -59,7 +61,10 @@ def test_it_is_rebuilt_or_named(library: str, name: str, tmp_path: Path) -> None
         options = dataclasses.replace(options, arch=arch)
     found = model_from_checkpoint(checkpoint, options)
     images = varied_images(2, shape, seed=3)
-    assert torch.equal(answer(found.module, images), answer(original, images))
+    expected = answer(original, images)
+    assert torch.equal(answer(found.module, images), expected)
+    assert expected.isfinite().all()
+    assert not torch.equal(expected[0], expected[1])
 
 
 def stride_in(library: str, name: str) -> str | None:
@@ -67,3 +72,19 @@ def stride_in(library: str, name: str) -> str | None:
     return (
         "1x1" if library == "transformers" and name.endswith("-v1") and name.split("-")[1] not in ("18", "34") else None
     )
+
+
+def test_the_computations_of_the_same_tensors_are_told_apart() -> None:
+    names = ["resnet18", "torchvision:resnet18", "timm:resnet18", "timm:resnetblur18"]
+    assert groups(names) == [names[:3], names[3:]]
+
+
+@pytest.mark.slow
+def test_the_index_is_what_the_libraries_build_whatever_the_classes_and_channels() -> None:
+    stored = json.loads(INDEX.read_text())["architectures"]
+    known = {key: [name for group in found for name in group] for key, found in stored.items()}
+    found = fingerprints_of(architectures())
+    assert {key: sorted(names) for key, names in found.items()} == {key: sorted(names) for key, names in known.items()}
+    timm = [name for name in architectures() if name.startswith("timm:")]
+    for key, names in fingerprints_of(timm, num_classes=7, in_chans=1).items():
+        assert set(names) <= set(known[key])

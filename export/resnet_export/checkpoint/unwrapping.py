@@ -69,7 +69,7 @@ def network_from_object(file: str, loaded: Any, *, weights: str | None = None) -
     if isinstance(value, nn.Module):
         return Unwrapped(value, tuple(notes))
     tensors, more = _cleaned(file, value, part)
-    return Unwrapped(tensors, (*notes, *more), _arch(loaded) if path else None)
+    return Unwrapped(tensors, (*notes, *more), _arch(loaded) if path and weights is None else None)
 
 
 def _collect(value: Any, path: tuple[str, ...], found: dict[str, dict[str, Any] | nn.Module], seen: set[int]) -> None:
@@ -166,7 +166,7 @@ def _cleaned(file: str, value: Mapping[str, Any], part: str | None) -> tuple[dic
 
 
 def _arch(loaded: Mapping[str, Any]) -> str | None:
-    """What PyTorch's ImageNet example and timm's training script write beside the tensors."""
+    """What PyTorch's ImageNet example and timm's training script write beside the tensors that they trained."""
     arch = loaded.get("arch")
     return arch if isinstance(arch, str) else None
 

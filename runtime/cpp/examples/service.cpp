@@ -24,7 +24,7 @@ void serve(const resnet::Session& session) {
       const auto& logits = outputs.at(output).values;
       const auto best = static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
       line += session.labels() ? (*session.labels())[best] : "class " + std::to_string(best);
-    } catch (const resnet::Error& error) {
+    } catch (const std::exception& error) {
       line += error.what();
     }
     const std::lock_guard<std::mutex> lock(writing);

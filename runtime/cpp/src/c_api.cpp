@@ -17,11 +17,15 @@ struct resnet_error {
 
 namespace {
 
-/// What there is to return where not even an error can be made.
-resnet_error* out_of_memory() {
-  auto* made = new (std::nothrow) resnet_error{"", "BackendError"};
-  if (made != nullptr) made->message = "out of memory";  // short enough to need none
-  return made;
+/// What there is to return where not even an error can be made; it is never freed.
+resnet_error no_memory{"out of memory", "BackendError"};
+
+resnet_error* error_of(const char* message, const char* kind) noexcept {
+  try {
+    return new resnet_error{message, kind};
+  } catch (...) {
+    return &no_memory;
+  }
 }
 
 template <typename Call>
@@ -30,19 +34,13 @@ resnet_error* guarded(Call call) noexcept {
     call();
     return nullptr;
   } catch (const resnet::Error& error) {
-    try {
-      return new resnet_error{error.what(), resnet::name_of(error.kind())};
-    } catch (...) {
-      return out_of_memory();
-    }
+    return error_of(error.what(), resnet::name_of(error.kind()));
   } catch (const std::bad_alloc&) {
-    return out_of_memory();
+    return &no_memory;
   } catch (const std::exception& error) {
-    try {
-      return new resnet_error{error.what(), "BackendError"};
-    } catch (...) {
-      return out_of_memory();
-    }
+    return error_of(error.what(), "BackendError");
+  } catch (...) {
+    return error_of("something was thrown that is no exception", "BackendError");
   }
 }
 
@@ -130,10 +128,12 @@ resnet_error* resnet_session_preprocess(const resnet_session* session, const cha
     const std::vector<std::string> names(paths, paths + count);
     const resnet::ImageBatch made = resnet::batch_from_files(names, manifest.preprocessing, manifest.input);
     const bool floats = made.type == resnet::DataType::float32;
-    std::memcpy(batch, made.view().data, floats ? made.floats.size() * 4 : made.bytes.size());
+    if (count != 0) std::memcpy(batch, made.view().data, floats ? made.floats.size() * 4 : made.bytes.size());
   });
 }
 
 const char* resnet_error_message(const resnet_error* error) { return error->message.c_str(); }
 const char* resnet_error_kind(const resnet_error* error) { return error->kind; }
-void resnet_error_free(resnet_error* error) { delete error; }
+void resnet_error_free(resnet_error* error) {
+  if (error != &no_memory) delete error;
+}

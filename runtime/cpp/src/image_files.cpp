@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 // jpeglib.h needs stdio.h before it
+#include <jerror.h>
 #include <jpeglib.h>
 #include <png.h>
 
@@ -16,7 +17,7 @@ namespace resnet {
 
 namespace {
 
-constexpr std::uint64_t most_pixels = std::uint64_t{1} << 28U;
+constexpr std::uint64_t most_pixels = 2 * std::uint64_t{178956970};  // as Pillow
 
 void refuse_large(std::uint64_t width, std::uint64_t height, const std::string& name) {
   if (width * height > most_pixels) {
@@ -68,9 +69,9 @@ void jpeg_failed(j_common_ptr about) {
   std::longjmp(trouble->where, 1);
 }
 
-/// A warning: the file is cut off or damaged, and libjpeg would fill the rest with gray.
+/// Of the warnings one is none: the file is cut off, and libjpeg would fill the rest with gray.
 void jpeg_warned(j_common_ptr about, int level) {
-  if (level >= 0) return;
+  if (level >= 0 || about->err->msg_code != JWRN_JPEG_EOF) return;
   auto* trouble = reinterpret_cast<JpegTrouble*>(about->err);
   if (!trouble->warned) about->err->format_message(about, trouble->message);
   trouble->warned = true;

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <new>
 
 #include "images.hpp"
 #include "resnet_runtime/error.hpp"
@@ -23,6 +24,10 @@ constexpr std::int64_t max_resized_pixels = std::int64_t{1} << 26U;
 
 std::string size_text(std::int64_t height, std::int64_t width) {
   return std::to_string(height) + " x " + std::to_string(width);
+}
+
+bool is_huge(std::int64_t height, std::int64_t width) {
+  return height > max_resized_pixels || width > max_resized_pixels || height * width > max_resized_pixels;
 }
 
 std::string file_bytes(const std::string& path) {
@@ -91,12 +96,13 @@ Pixels resized(Pixels pixels, const Resize& rule, const std::string& name) {
   if (rule.mode == "shorter") {
     // As torchvision: the long side is cut, not rounded.
     const auto shorter = std::min(pixels.height, pixels.width), longer = std::max(pixels.height, pixels.width);
-    const auto cut = static_cast<std::int64_t>(static_cast<double>(rule.size[0] * longer) / static_cast<double>(shorter));
+    const double exact = static_cast<double>(rule.size[0]) * static_cast<double>(longer) / static_cast<double>(shorter);
+    const auto cut = static_cast<std::int64_t>(std::min(exact, 1e15));
     const bool upright = pixels.width <= pixels.height;
     height = upright ? cut : rule.size[0];
     width = upright ? rule.size[0] : cut;
   }
-  if (width > max_resized_pixels || height > max_resized_pixels || width * height > max_resized_pixels) {
+  if (is_huge(height, width)) {
     throw Error(ErrorKind::image, name + " has " + size_text(pixels.height, pixels.width) +
                                       " pixels (height x width) and would be resized to " + size_text(height, width) +
                                       ", more than " + std::to_string(max_resized_pixels) + " pixels: crop it before");
@@ -109,6 +115,10 @@ Pixels resized(Pixels pixels, const Resize& rule, const std::string& name) {
 
 /// (h, w) from the middle; zeros around an image that is smaller, as torchvision pads.
 Pixels center_crop(const Pixels& from, std::int64_t height, std::int64_t width) {
+  if (is_huge(height, width)) {
+    throw Error(ErrorKind::image, "a crop to " + size_text(height, width) + " has more than " +
+                                      std::to_string(max_resized_pixels) + " pixels: export the model again");
+  }
   const auto missing_y = std::max<std::int64_t>(0, height - from.height);
   const auto missing_x = std::max<std::int64_t>(0, width - from.width);
   const auto padded_height = from.height + missing_y, padded_width = from.width + missing_x;
@@ -143,6 +153,9 @@ Pixels prepared(Decoded decoded, const std::string& name, const Preprocessing& r
 
 ImageBatch batch_of(std::size_t count, const std::function<Pixels(std::size_t)>& image,
                     const std::function<std::string(std::size_t)>& name, const Preprocessing& rules, const Input& input) {
+  if (is_huge(input.height(), input.width())) {
+    throw Error(ErrorKind::input, "an input of " + size_text(input.height(), input.width()) + " pixels is too large");
+  }
   ImageBatch made;
   made.type = input.dtype == "uint8" ? DataType::uint8 : DataType::float32;
   made.shape = {static_cast<std::int64_t>(count)};
@@ -163,7 +176,13 @@ ImageBatch batch_of(std::size_t count, const std::function<Pixels(std::size_t)>&
     }
   }
   for (std::size_t index = 0; index < count; ++index) {
-    const Pixels pixels = image(index);
+    const Pixels pixels = [&] {
+      try {
+        return image(index);
+      } catch (const std::bad_alloc&) {
+        throw Error(ErrorKind::image, name(index) + " cannot be read as an image: there is not enough memory");
+      }
+    }();
     if (pixels.height != input.height() || pixels.width != input.width() || pixels.channels != input.channels()) {
       throw Error(ErrorKind::input, name(index) + " has " + size_text(pixels.height, pixels.width) +
                                         " pixels (height x width) after the bundle's preprocessing, and the model takes " +

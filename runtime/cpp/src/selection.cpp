@@ -104,12 +104,17 @@ Candidate candidate(const Manifest& manifest, const BackendFacts& facts, const s
   if (facts.precisions.count(precision) == 0) {
     return {nullptr, "this CPU has no " + precision + " arithmetic, it would be another precision"};
   }
-  if (facts.runs_engines && std::none_of(manifest.engines.begin(), manifest.engines.end(), [&](const Engine& engine) {
-        return engine.variant == (*fitting)->id;
-      })) {
-    return {nullptr, "no engine in the bundle"};
+  if (!facts.engine_misfit) return {*fitting, ""};
+  std::string refusal = "no engine in the bundle";
+  bool first = true;
+  for (const auto& engine : manifest.engines) {
+    if (engine.variant != (*fitting)->id) continue;
+    const std::string why_not = facts.engine_misfit(engine);
+    if (why_not.empty()) return {*fitting, ""};
+    if (first) refusal = why_not;
+    first = false;
   }
-  return {*fitting, ""};
+  return {nullptr, refusal};
 }
 
 std::string why(const Variant& variant, const BackendFacts& facts, const std::string& asked) {

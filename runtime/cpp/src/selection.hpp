@@ -1,6 +1,7 @@
 // Which backend and which variant: a function of the manifest and of what this host is.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -18,7 +19,7 @@ struct BackendFacts {
   std::map<std::string, bool> precisions;      ///< computed at all: natively (true) or emulated, right and slow
   std::string scheme = "cpu";                  ///< of the int8 variants that it runs
   std::string instructions = "unknown";        ///< the CPU's integer dot products
-  bool runs_engines = false;
+  std::function<std::string(const Engine&)> engine_misfit;  ///< of what runs engines: why one does not run here, or ""
 };
 
 /// The fastest combination that the host computes natively, or the one that was asked for.

@@ -42,6 +42,17 @@ std::vector<BackendFacts> host_facts(const Manifest& manifest, const Options& op
   return found;
 }
 
+/// Whatever a backend throws, as the one exception.
+void run(Backend& backend, const void* batch, std::int64_t count, float* const* outputs) {
+  try {
+    backend.run(batch, count, outputs);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Error(ErrorKind::backend, backend.description() + " failed: " + error.what());
+  }
+}
+
 std::unique_ptr<Backend> open_backend(const Bundle& bundle, const Choice& choice, const Options& options) {
   const Variant* variant = bundle.manifest().variant(choice.variant);
 #ifdef RESNET_WITH_TENSORRT
@@ -64,6 +75,10 @@ struct Session::State {
   std::unique_ptr<Backend> backend;
   Choice choice;
   pid_t process;
+
+  ~State() {
+    if (process != getpid()) backend.release();  // NOLINT: its threads are in the parent
+  }
 
   Backend& open() const {
     if (process != getpid()) {
@@ -99,24 +114,28 @@ Session Session::load(const std::string& path, const Options& options) {
     throw Error(ErrorKind::input, "there is no intent '" + options.intent + "': take latency or throughput");
   }
   if (options.threads < 0) throw Error(ErrorKind::input, "threads is below 0: 0 leaves it to the library");
-  Choice choice = choose(bundle.manifest(), host_facts(bundle.manifest(), options), options);
-  std::unique_ptr<Backend> backend = open_backend(bundle, choice, options);
-  return {std::move(bundle), std::move(backend), std::move(choice)};
+  try {
+    Choice choice = choose(bundle.manifest(), host_facts(bundle.manifest(), options), options);
+    std::unique_ptr<Backend> backend = open_backend(bundle, choice, options);
+    return {std::move(bundle), std::move(backend), std::move(choice)};
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Error(ErrorKind::backend, std::string("the backend cannot be loaded: ") + error.what());
+  }
 }
 
 Session::Session(Bundle bundle, std::unique_ptr<Backend> backend, Choice choice) {
   Signature signature = signature_from_manifest(bundle.manifest());
   auto labels = bundle.labels();
-  state_ = std::make_unique<State>(State{std::move(bundle), std::move(signature), std::move(labels),
-                                         std::move(backend), std::move(choice), getpid()});
+  state_.reset(new State{std::move(bundle), std::move(signature), std::move(labels), std::move(backend),
+                         std::move(choice), getpid()});
 }
 
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 
-Session::~Session() {
-  if (state_ && state_->process != getpid()) state_->backend.release();  // NOLINT: its threads are in the parent
-}
+Session::~Session() = default;
 
 Outputs Session::infer(const TensorView& batch) const {
   const std::int64_t count = state_->checked(batch);
@@ -142,7 +161,7 @@ void Session::infer_into(const TensorView& batch, float* const* outputs, std::si
                                       std::to_string(signature.outputs.size()) + " outputs");
   }
   if (samples <= signature.largest_batch) {
-    backend.run(batch.data, samples, outputs);
+    run(backend, batch.data, samples, outputs);
     return;
   }
   const std::size_t sample = signature.input.elements() * size_of(signature.input.type);
@@ -150,7 +169,7 @@ void Session::infer_into(const TensorView& batch, float* const* outputs, std::si
   const auto* bytes = static_cast<const unsigned char*>(batch.data);
   for (std::int64_t first = 0; first < samples; first += signature.largest_batch) {
     const std::int64_t part = std::min(signature.largest_batch, samples - first);
-    backend.run(bytes + static_cast<std::size_t>(first) * sample, part, rest.data());
+    run(backend, bytes + static_cast<std::size_t>(first) * sample, part, rest.data());
     for (std::size_t index = 0; index < count; ++index) {
       rest[index] += static_cast<std::size_t>(part) * signature.outputs[index].elements();
     }

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 namespace resnet::json {
 
@@ -69,7 +70,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     return put_integer(static_cast<std::int64_t>(value));
   }
   bool number_float(number_float_t value, const string_t& text) override {
-    if (text.find_first_of(".eE") == string_t::npos) too_large(text);
+    // Integers past 64 bits come as this too. (The decimal point in `text` is the locale's.)
+    if (text.find_first_not_of("-0123456789") == string_t::npos) too_large(text);
     if (!std::isfinite(value)) throw Fault(text.substr(0, 32) + " is not a finite number");
     Value made;
     made.kind = Value::Kind::number;
@@ -88,7 +90,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(string_t& name) override {
-    if (open_.back()->find(name) != nullptr) {
+    if (!names_.back().insert(name).second) {
       throw Fault("the key " + json::quoted(name) + " stands twice in one object");
     }
     key_ = std::move(name);
@@ -131,15 +133,18 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     Value made;
     made.kind = kind;
     open_.push_back(place_for(std::move(made)));  // a parent grows only after its child is closed
+    names_.emplace_back();
     return true;
   }
   bool close() {
     open_.pop_back();
+    names_.pop_back();
     return true;
   }
 
   const std::string& data_;
   std::vector<Value*> open_;
+  std::vector<std::unordered_set<std::string>> names_;  // of the members of each
   std::string key_;
 };
 
@@ -293,8 +298,8 @@ std::string shortened(const Value& value) {
 
 std::string general(double value) {
   std::array<char, 32> buffer{};
-  std::snprintf(buffer.data(), buffer.size(), "%g", value);
-  return buffer.data();
+  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::general, 6).ptr;
+  return {buffer.data(), end};
 }
 
 }  // namespace resnet::json

@@ -106,7 +106,7 @@ void infer(const Words& words) {
 
 /// threads BUNDLE INPUT COUNT THREADS CALLS: every answer of every thread is what one thread alone is answered.
 void threads(const Words& words) {
-  const auto session = resnet::Session::load(words.at(0));
+  const auto session = resnet::Session::load(words.at(0), options_of("openvino", "fp32", "0"));
   const std::string data = read_file(words.at(1));
   const std::int64_t count = std::atoll(words.at(2).c_str());
   const std::size_t sample = session.signature().input.elements() * resnet::size_of(session.signature().input.type);
@@ -149,7 +149,7 @@ void preprocess(const Words& words) {
 
 /// fork BUNDLE: what a child process is answered by the session of its parent.
 void forked(const Words& words) {
-  const auto session = resnet::Session::load(words.at(0));
+  auto session = resnet::Session::load(words.at(0));
   const std::vector<char> zeros(session.signature().input.elements() * 4, 0);
   std::cout.flush();
   const pid_t child = fork();
@@ -160,7 +160,9 @@ void forked(const Words& words) {
     } catch (const resnet::Error& error) {
       say(error);
     }
-    std::cout.flush();
+    session = resnet::Session::load(words.at(0));  // as the sentence says
+    session.infer(view_of(session, {zeros.begin(), zeros.end()}, 1));
+    std::cout << "ok" << std::endl;
     _exit(0);
   }
   int status = 0;

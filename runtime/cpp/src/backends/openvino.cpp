@@ -117,9 +117,12 @@ void refuse_other_precision(const ov::CompiledModel& compiled, const std::string
 /// A compiled graph of one batch size, with its idle infer requests.
 class Compiled {
  public:
-  explicit Compiled(ov::CompiledModel model) : model_(std::move(model)) {}
+  Compiled(ov::CompiledModel model, const Signature& signature) : model_(std::move(model)) {
+    for (const auto& spec : signature.outputs) outputs_.push_back(model_.output(spec.name));
+  }
 
   ov::CompiledModel& model() { return model_; }
+  const ov::Output<const ov::Node>& output(std::size_t index) const { return outputs_[index]; }
 
   struct Request {
     ov::InferRequest request;
@@ -146,6 +149,7 @@ class Compiled {
 
  private:
   ov::CompiledModel model_;
+  std::vector<ov::Output<const ov::Node>> outputs_;
   std::mutex mutex_;
   std::vector<Request> idle_;
 };
@@ -185,7 +189,7 @@ class OpenVinoBackend : public Backend {
       taken.request.infer();
       for (std::size_t index = 0; index < signature_.outputs.size(); ++index) {
         const TensorSpec& spec = signature_.outputs[index];
-        const ov::Tensor answer = taken.request.get_tensor(compiled->model().output(spec.name));
+        const ov::Tensor answer = taken.request.get_tensor(compiled->output(index));
         const std::size_t wanted = static_cast<std::size_t>(size) * spec.elements();
         if (answer.get_element_type() != ov::element::f32 || answer.get_size() != wanted) {
           throw Error(ErrorKind::backend,
@@ -194,7 +198,9 @@ class OpenVinoBackend : public Backend {
         std::memcpy(outputs[index], answer.data<float>(), static_cast<std::size_t>(count) * spec.elements() * 4);
       }
       compiled->give_back(std::move(taken));
-    } catch (const ov::Exception& error) {
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {
       throw Error(ErrorKind::backend, "OpenVINO failed: " + reason(error));
     }
   }
@@ -261,7 +267,7 @@ class OpenVinoBackend : public Backend {
       if (!model_) model_ = core_.read_model(bundle_.read(variant_.file), ov::Tensor());
       const auto model = model_->clone();
       model->reshape(ov::PartialShape(shape_for(size)));
-      auto made = std::make_shared<Compiled>(core_.compile_model(model, "CPU", config_));
+      auto made = std::make_shared<Compiled>(core_.compile_model(model, "CPU", config_), signature_);
       refuse_other_precision(made->model(), variant_.precision, kept_);
       if (keeps_) {
         std::ostringstream data;
@@ -269,7 +275,9 @@ class OpenVinoBackend : public Backend {
         cache_.store(about(size), data.str());
       }
       return made;
-    } catch (const ov::Exception& error) {
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {
       throw Error(ErrorKind::backend, "OpenVINO cannot compile the " + variant_.precision + " graph for batches of " +
                                           std::to_string(size) + ": " + reason(error));
     }
@@ -286,8 +294,8 @@ class OpenVinoBackend : public Backend {
     try {
       Bytes bytes(*data);
       std::istream stream(&bytes);
-      return std::make_shared<Compiled>(core_.import_model(stream, "CPU", config_));
-    } catch (const ov::Exception&) {  // it is what was written, and still not what this build takes
+      return std::make_shared<Compiled>(core_.import_model(stream, "CPU", config_), signature_);
+    } catch (const std::exception&) {  // it is what was written, and still not what this build takes
       return nullptr;
     }
   }
@@ -322,7 +330,7 @@ BackendFacts facts(const std::set<std::string>& wanted) {
       if (wanted.count(precision) != 0 && rounds_to(core, precision)) found.precisions[precision] = lists(name);
     }
     if (wanted.count("int8") != 0 && lists("INT8")) found.precisions["int8"] = true;
-  } catch (const ov::Exception& error) {
+  } catch (const std::exception& error) {
     found.missing = "openvino finds no usable CPU device here: " + reason(error);
   }
   return found;

@@ -21,9 +21,11 @@ namespace resnet::tensorrt {
 namespace {
 
 constexpr std::size_t max_slots = 4;
+constexpr std::size_t max_graphs = 8;
 
 void check(cudaError_t code, const char* what) {
   if (code == cudaSuccess) return;
+  cudaGetLastError();  // so that the next call is not blamed
   throw Error(ErrorKind::backend, std::string("CUDA failed to ") + what + ": " + cudaGetErrorString(code));
 }
 
@@ -47,6 +49,33 @@ class Log : public nvinfer1::ILogger {
   std::mutex mutex_;
   std::string last_;
 };
+
+constexpr int ordinal = 0;  // of the device that is used: the first one that is visible
+
+/// The thread's current device is this one, until it is what it was.
+class OnDevice {
+ public:
+  OnDevice() {
+    check(cudaGetDevice(&before_), "ask for the current GPU");
+    if (before_ != ordinal) check(cudaSetDevice(ordinal), "take the GPU");
+  }
+  ~OnDevice() {
+    if (before_ != ordinal) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = ordinal;
+};
+
+/// Of so many samples; what does not fit into memory at all is refused before it is asked for.
+std::size_t bytes_of(std::int64_t samples, const TensorSpec& spec) {
+  double wanted = static_cast<double>(samples) * static_cast<double>(size_of(spec.type));
+  for (const auto axis : spec.shape) wanted *= static_cast<double>(axis);
+  if (wanted > 1e12) throw Error(ErrorKind::backend, "the tensor '" + spec.name + "' is too large for a GPU");
+  return static_cast<std::size_t>(samples) * spec.elements() * size_of(spec.type);
+}
 
 struct Stream {
   cudaStream_t handle = nullptr;
@@ -95,7 +124,7 @@ struct Device {
 
 Device device() {
   cudaDeviceProp about{};
-  check(cudaGetDeviceProperties(&about, 0), "ask for the GPU");
+  check(cudaGetDeviceProperties(&about, ordinal), "ask for the GPU");
   return {about.name, std::to_string(about.major) + "." + std::to_string(about.minor)};
 }
 
@@ -147,11 +176,17 @@ class TensorRtBackend : public Backend {
   TensorRtBackend(const std::string& data, const Bundle& bundle, const Variant& variant)
       : signature_(signature_from_manifest(bundle.manifest())),
         description_("TensorRT " + version_text() + ", " + variant.precision) {
+    const OnDevice on_device;
     runtime_.reset(nvinfer1::createInferRuntime(log_));
     if (!runtime_) throw Error(ErrorKind::backend, "TensorRT does not start: " + log_.last());
     engine_.reset(runtime_->deserializeCudaEngine(data.data(), data.size()));
     if (!engine_) throw Error(ErrorKind::backend, "TensorRT does not load the engine: " + log_.last());
     check_signature();
+    largest_ = signature_.largest_batch;
+    for (int profile = 0; profile < engine_->getNbOptimizationProfiles(); ++profile) {
+      const auto shape = engine_->getProfileShape(signature_.input.name.c_str(), profile, nvinfer1::OptProfileSelector::kMAX);
+      largest_ = std::max<std::int64_t>(largest_, shape.d[0]);
+    }
     idle_.push_back(std::make_unique<Slot>(*this));
     made_ = 1;
   }
@@ -159,7 +194,18 @@ class TensorRtBackend : public Backend {
   const std::string& description() const override { return description_; }
   std::int64_t calls_at_once() override { return 2; }  // copies of one overlap with the computation of the other
 
+  ~TensorRtBackend() override {
+    int before = ordinal;
+    cudaGetDevice(&before);
+    cudaSetDevice(ordinal);
+    idle_.clear();
+    engine_.reset();
+    runtime_.reset();
+    cudaSetDevice(before);
+  }
+
   void run(const void* batch, std::int64_t count, float* const* outputs) override {
+    const OnDevice on_device;
     std::unique_ptr<Slot> slot = take();
     try {
       slot->run(batch, count, outputs);
@@ -176,9 +222,8 @@ class TensorRtBackend : public Backend {
     explicit Slot(TensorRtBackend& owner) : owner_(owner), context_(owner.engine_->createExecutionContext()) {
       if (!context_) throw Error(ErrorKind::backend, "TensorRT makes no execution context: " + owner.log_.last());
       const Signature& signature = owner.signature_;
-      const auto largest = static_cast<std::size_t>(signature.largest_batch);
       const auto add = [&](const TensorSpec& spec) {
-        buffers_.push_back(std::make_unique<Buffers>(largest * spec.elements() * size_of(spec.type)));
+        buffers_.push_back(std::make_unique<Buffers>(bytes_of(owner.largest_, spec)));
         if (!context_->setTensorAddress(spec.name.c_str(), buffers_.back()->device)) fail();
       };
       add(signature.input);
@@ -213,7 +258,8 @@ class TensorRtBackend : public Backend {
         const std::int64_t smallest = shape.d[0];
         if (count > engine.getProfileShape(name.c_str(), profile, Kind::kMAX).d[0]) continue;
         const std::int64_t size = std::max(count, smallest);
-        if (size == size_) return size;
+        settled_ = size == size_;
+        if (settled_) return size;
         if (profile != context_->getOptimizationProfile() &&
             !context_->setOptimizationProfileAsync(profile, stream_.handle)) {
           fail();
@@ -242,40 +288,45 @@ class TensorRtBackend : public Backend {
       }
     }
 
-    /// The first call of a size runs as it is, and the second is captured: TensorRT may allocate in the first.
+    /// After a change of shape a call runs as it is, since TensorRT may allocate in it; the next one is captured.
     void launch(std::int64_t size) {
       const auto known = graphs_.find(size);
-      if (known != graphs_.end() && known->second.handle != nullptr) {
+      if (known != graphs_.end()) {
         check(cudaGraphLaunch(known->second.handle, stream_.handle), "launch a graph");
         return;
       }
-      if (known == graphs_.end()) {
+      if (!settled_ || !can_capture_ || graphs_.size() >= max_graphs) {
         enqueue(size);
-        if (can_capture_) graphs_.emplace(size, Graph());
         return;
       }
-      cudaGraph_t captured = nullptr;
+      Graph graph = captured(size);
+      if (graph.handle == nullptr) {  // an engine that cannot be captured runs without
+        can_capture_ = false;
+        enqueue(size);
+        return;
+      }
+      const auto kept = graphs_.emplace(size, std::move(graph)).first;
+      check(cudaGraphLaunch(kept->second.handle, stream_.handle), "launch a graph");
+    }
+
+    /// Copies and computation as one graph; without a handle where that cannot be.
+    Graph captured(std::int64_t size) {
+      Graph made;
+      cudaGraph_t steps = nullptr;
       check(cudaStreamBeginCapture(stream_.handle, cudaStreamCaptureModeThreadLocal), "capture");
+      bool queued = true;
       try {
         enqueue(size);
-      } catch (...) {
-        cudaStreamEndCapture(stream_.handle, &captured);
-        if (captured != nullptr) cudaGraphDestroy(captured);
-        throw;
+      } catch (const Error&) {
+        queued = false;
       }
-      const cudaError_t ended = cudaStreamEndCapture(stream_.handle, &captured);
-      cudaError_t made = ended;
-      if (ended == cudaSuccess) made = cudaGraphInstantiate(&known->second.handle, captured, 0);
-      if (captured != nullptr) cudaGraphDestroy(captured);
-      if (made != cudaSuccess) {  // an engine that cannot be captured runs without
-        cudaGetLastError();
-        can_capture_ = false;
-        known->second.handle = nullptr;
-        graphs_.clear();
-        enqueue(size);
-        return;
+      const cudaError_t ended = cudaStreamEndCapture(stream_.handle, &steps);
+      if (queued && ended == cudaSuccess && cudaGraphInstantiate(&made.handle, steps, 0) != cudaSuccess) {
+        made.handle = nullptr;
       }
-      check(cudaGraphLaunch(known->second.handle, stream_.handle), "launch a graph");
+      if (steps != nullptr) cudaGraphDestroy(steps);
+      cudaGetLastError();
+      return made;
     }
 
     TensorRtBackend& owner_;
@@ -284,6 +335,7 @@ class TensorRtBackend : public Backend {
     std::vector<std::unique_ptr<Buffers>> buffers_;
     std::map<std::int64_t, Graph> graphs_;
     std::int64_t size_ = 0;
+    bool settled_ = false;  // whether the last call had the same shape
     bool can_capture_ = true;
   };
 
@@ -308,19 +360,22 @@ class TensorRtBackend : public Backend {
 
   std::unique_ptr<Slot> take() {
     std::unique_lock<std::mutex> lock(mutex_);
-    freed_.wait(lock, [this] { return !idle_.empty() || made_ < max_slots; });
-    if (!idle_.empty()) {
-      auto slot = std::move(idle_.back());
-      idle_.pop_back();
-      return slot;
-    }
-    ++made_;
-    lock.unlock();
-    try {
-      return std::make_unique<Slot>(*this);
-    } catch (...) {
-      give_back(nullptr);
-      throw;
+    for (;;) {
+      freed_.wait(lock, [this] { return !idle_.empty() || made_ < most_; });
+      if (!idle_.empty()) {
+        auto slot = std::move(idle_.back());
+        idle_.pop_back();
+        return slot;
+      }
+      ++made_;
+      lock.unlock();
+      try {
+        return std::make_unique<Slot>(*this);
+      } catch (const Error&) {
+        lock.lock();
+        if (--made_ == 0) throw;  // there is not even memory for one
+        most_ = made_;            // the others have to do
+      }
     }
   }
 
@@ -343,7 +398,8 @@ class TensorRtBackend : public Backend {
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
   std::mutex mutex_;
   std::condition_variable freed_;
-  std::size_t made_ = 0;
+  std::size_t made_ = 0, most_ = max_slots;
+  std::int64_t largest_ = 1;
   std::vector<std::unique_ptr<Slot>> idle_;
 };
 
@@ -353,15 +409,16 @@ BackendFacts facts(const std::set<std::string>&) {
   BackendFacts found;
   found.name = "tensorrt";
   found.scheme = "tensorrt";
-  found.runs_engines = true;
   for (const char* precision : {"fp32", "fp16", "int8"}) found.precisions[precision] = true;
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
-  if (code != cudaSuccess) {
-    found.missing = std::string("tensorrt finds no GPU here: ") + cudaGetErrorString(code);
-  } else if (count == 0) {
+  if (code != cudaSuccess || count == 0) {
     found.missing = "tensorrt finds no GPU here";
+    if (code != cudaSuccess) *found.missing += std::string(": ") + cudaGetErrorString(code);
+    cudaGetLastError();
+    return found;
   }
+  found.engine_misfit = [here = device()](const Engine& engine) { return misfit(engine, here); };
   return found;
 }
 

@@ -1,0 +1,25 @@
+"""What a call costs beyond the backend's own: no memory, and the same bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import BUILD
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_call_allocates_no_more_than_the_loop_by_hand(precision: str, tiny_bundle: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [BUILD / "cost", tiny_bundle, precision, "3", "50"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+    )
+    _, _, _, by_library, by_hand, _, equal, *_ = done.stdout.split("\t")
+    assert equal == "1"
+    assert float(by_library) <= float(by_hand)
