@@ -18,7 +18,7 @@ demo: .venv/installed  ## Train a small ResNet on scanned digits, export it, run
 	$(BIN)/python examples/digits.py
 
 test: .venv/installed lint types  ## Lint, types and every test that takes seconds.
-	$(BIN)/python -m pytest -m "not slow and not cpp"
+	$(BIN)/python -m pytest -m "not slow and not zoo and not cpp"
 
 test-slow: .venv/installed  ## The tests that take minutes.
 	$(BIN)/python -m pytest -m slow
@@ -29,10 +29,10 @@ test-cpp: .venv/installed  ## Build the C++ runtime, warnings being errors, and 
 	  -DRESNET_RUNTIME_EXAMPLES=ON -DRESNET_RUNTIME_SANITIZE=$(SANITIZE) \
 	  -DOpenVINO_DIR="$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("openvino").submodule_search_locations[0])')/cmake"
 	cmake --build $(CPP) --parallel 2
-	RESNET_CPP_BUILD=$(CPP) $(BIN)/python -m pytest tests/cpp
+	RESNET_CPP_BUILD=$(CPP) $(BIN)/python -m pytest tests/cpp $(CPP_TESTS)
 
 test-cpp-sanitized: .venv/installed  ## The same under AddressSanitizer and UndefinedBehaviorSanitizer.
-	$(MAKE) test-cpp CPP=build/cpp-sanitized SANITIZE=address,undefined
+	$(MAKE) test-cpp CPP=build/cpp-sanitized SANITIZE=address,undefined CPP_TESTS=--ignore=tests/cpp/test_package.py
 
 fuzz-cpp:  ## Fuzz the manifest's reader for a minute; needs Clang.
 	cmake -S runtime/cpp -B build/cpp-fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DWITH_OPENVINO=OFF \
@@ -46,6 +46,7 @@ test-gpu: .venv/installed  ## The tests that need an NVIDIA GPU; without one the
 
 zoo: .venv/installed  ## Every ResNet of timm, torchvision and others through the exporter: docs/models.md, in an hour or more.
 	$(BIN)/python -m tests.zoo
+	$(BIN)/python -m pytest -m zoo
 
 mutate: .venv/installed  ## Delete one call after the other from the TensorRT backend: does a test notice?
 	$(BIN)/python -m tests.runtime.mutate_tensorrt

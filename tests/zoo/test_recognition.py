@@ -22,7 +22,7 @@ from .networks import SAMPLE, built, every_name, image_shape
 
 FAST = {f"{library}:{name}" for library, name in SAMPLE}
 NAMES = [
-    pytest.param(library, name, marks=() if f"{library}:{name}" in FAST else pytest.mark.slow, id=f"{library}-{name}")
+    pytest.param(library, name, marks=() if f"{library}:{name}" in FAST else pytest.mark.zoo, id=f"{library}-{name}")
     for library, name in every_name()
 ]
 
