@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +12,11 @@ import numpy as np
 import pytest
 
 import resnet_runtime
-from resnet_runtime import Batcher, ClosedError, DeadlineError, InputError, QueueFullError, Session
+from resnet_runtime import Batcher, DeadlineError, InputError, QueueFullError, Session
 from resnet_runtime.backends.base import Finished, signature_from_manifest
-from resnet_runtime.backends.simulated import SimulatedBackend
 from resnet_runtime.bundle import Bundle
-from resnet_runtime.manifest import Batch
 
-from .bundles import color_means, replaced, sample_files, sample_manifest, write_bundle
+from .batchers import answer_of, blocked, color_means, colors_bundle, sample, session_of
 from .threads import in_threads
 
 LARGEST = 64
@@ -34,58 +25,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    files = sample_files()
-    manifest = replaced(sample_manifest(files), "input.batch", Batch(smallest=1, optimal=8, largest=LARGEST))
-    return write_bundle(tmp_path_factory.mktemp("batching") / "colors.bundle", files, manifest)
-
-
-def session_of(path: Path, function: Callable[[Any], Any] = color_means) -> Session:
-    signature = signature_from_manifest(Bundle.open(path).manifest)
-    return resnet_runtime.load(path, backend=SimulatedBackend(signature, function))
+    return colors_bundle(tmp_path_factory.mktemp("batching") / "colors.bundle")
 
 
 @pytest.fixture
 def session(path: Path) -> Iterator[Session]:
     with session_of(path) as session:
         yield session
-
-
-def sample(number: int) -> np.ndarray:
-    """One whose answer is known: ``answer_of`` gives the number back."""
-    made = np.zeros((3, 8, 8), np.float32)
-    made[0], made[1] = number % 1024, number // 1024
-    return made
-
-
-def answer_of(found: dict[str, np.ndarray]) -> int:
-    assert found["logits"].shape == (4,)
-    return round(float(found["logits"][0])) + 1024 * round(float(found["logits"][1]))
-
-
-class Gate:
-    """A backend that waits until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self.entered = threading.Semaphore(0)
-        self.sizes: list[int] = []
-
-    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        self.sizes.append(len(batch))
-        self.entered.release()
-        assert self.open.wait(60)
-        return color_means(batch)
-
-
-def blocked(path: Path, **options: Any) -> tuple[Gate, Batcher, list[Future[Any]]]:
-    """A batcher all of whose threads are in the backend, each with one sample."""
-    gate = Gate()
-    batcher = Batcher(session_of(path, gate), **options)
-    held = []
-    for number in range(2):  # one under way, and one that is put together meanwhile
-        held.append(batcher.submit(sample(number)))
-        assert gate.entered.acquire(timeout=60)
-    return gate, batcher, held
 
 
 def test_every_thread_gets_its_own_answers(session: Session) -> None:
@@ -198,34 +144,6 @@ def test_a_backend_that_fails_fails_its_own_batch_alone(path: Path) -> None:
         assert batcher.counters().failed == 1
 
 
-def test_closing_answers_all_that_was_accepted(path: Path) -> None:
-    gate, batcher, held = blocked(path, max_batch=4)
-    futures = [batcher.submit(sample(number)) for number in range(50)]
-    closing = threading.Thread(target=batcher.close)
-    closing.start()
-    while not batcher._closed:
-        time.sleep(0.001)
-    with pytest.raises(ClosedError, match="the batcher is closed: make a new one"):
-        batcher.submit(sample(0))
-    gate.open.set()
-    closing.join(60)
-    assert all(future.done() for future in (*held, *futures))
-    assert [answer_of(future.result()) for future in futures] == list(range(50))
-    batcher.close()
-
-
-def test_closing_may_cancel_what_still_waits(path: Path) -> None:
-    gate, batcher, held = blocked(path, max_batch=4)
-    futures = [batcher.submit(sample(number)) for number in range(10)]
-    threading.Timer(0.05, gate.open.set).start()
-    batcher.close(cancel=True)
-    assert [answer_of(future.result()) for future in held] == [0, 1]
-    for future in futures:
-        with pytest.raises(CancelledError):
-            future.result()
-    assert batcher.counters().cancelled == 10
-
-
 def test_a_batch_that_took_long_is_no_reason_to_refuse_where_nothing_waits(path: Path) -> None:
     pauses = iter([1.0])
 
@@ -238,30 +156,6 @@ def test_a_batch_that_took_long_is_no_reason_to_refuse_where_nothing_waits(path:
         time.sleep(0.05)
         for number in range(20):
             assert answer_of(batcher.submit(sample(number), timeout_s=0.5).result(60)) == number
-
-
-def test_a_callback_that_raises_harms_no_other_sample(path: Path) -> None:
-    gate, batcher, _ = blocked(path, max_batch=8)
-
-    def ending(future: Future[Any]) -> None:
-        raise SystemExit
-
-    futures = [batcher.submit(sample(number)) for number in range(40)]
-    for future in futures[::3]:
-        future.add_done_callback(ending)
-    gate.open.set()
-    batcher.close()
-    assert [answer_of(future.result(0)) for future in futures] == list(range(40))
-
-
-def test_a_callback_may_close_it(path: Path) -> None:
-    gate, batcher, _ = blocked(path, max_batch=2)
-    futures = [batcher.submit(sample(number)) for number in range(8)]
-    for future in futures:
-        future.add_done_callback(lambda _: batcher.close())
-    gate.open.set()
-    assert [answer_of(future.result(60)) for future in futures] == list(range(8))
-    batcher.close()
 
 
 def test_an_answer_of_too_few_rows_fails_its_batch(path: Path) -> None:
@@ -281,29 +175,6 @@ def test_an_answer_of_too_few_rows_fails_its_batch(path: Path) -> None:
         for _ in range(5):
             with pytest.raises(IndexError):
                 batcher.submit(sample(0)).result(60)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_batcher_after_a_fork_says_so(session: Session) -> None:
-    reader, writer = os.pipe()
-    with Batcher(session) as batcher:
-        child = os.fork()
-        if child == 0:
-            try:
-                batcher.submit(sample(0))
-                said = "accepted"
-            except ClosedError as error:
-                said = str(error)
-            batcher.close()
-            os.write(writer, said.encode())
-            os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader) as answer:
-            said = answer.read()
-        assert os.waitpid(child, 0)[1] == 0
-        assert said == "the batcher was made before this process was forked: make one in each process"
-        assert answer_of(batcher.submit(sample(5)).result(60)) == 5
 
 
 def test_from_asyncio(session: Session) -> None:
@@ -382,67 +253,3 @@ def test_prometheus_reads_what_is_counted(session: Session) -> None:
     assert values["resnet_batcher_latency_seconds_bucket", "+Inf"] == 9
     assert values["resnet_batcher_batch_size_sum",] == 9
     assert values["resnet_batcher_latency_seconds_sum",] == pytest.approx(counters.latency.total)
-
-
-SERVICE = """
-import signal, sys, threading, time
-import numpy as np
-from resnet_runtime import Batcher, ClosedError, QueueFullError
-from tests.runtime.test_batching import answer_of, color_means, sample, session_of
-
-def slow(batch):
-    time.sleep(0.01)
-    return color_means(batch)
-
-batcher = Batcher(session_of(sys.argv[1], slow), max_batch=8, max_queue=64)
-futures, lock = [], threading.Lock()
-
-def client(index):
-    number = index
-    while True:
-        try:
-            future = batcher.submit(sample(number))
-        except QueueFullError:
-            time.sleep(0.001)
-            continue
-        except ClosedError:
-            return
-        with lock:
-            futures.append((number, future))
-        number += 8
-
-def stop(number, frame):
-    closing.start()
-
-closing = threading.Thread(target=batcher.close)
-
-signal.signal(signal.SIGTERM, stop)
-threads = [threading.Thread(target=client, args=(index,)) for index in range(8)]
-for thread in threads:
-    thread.start()
-print("ready", flush=True)
-for thread in (*threads, closing):
-    thread.join()
-right = sum(future.done() and answer_of(future.result()) == number for number, future in futures)
-counters = batcher.counters()
-print(len(futures), right, counters.accepted, counters.answered, counters.waiting, flush=True)
-"""
-
-
-def test_a_signal_to_end_loses_nothing(path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SERVICE), path],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as service:
-        assert service.stdout is not None
-        assert service.stdout.readline() == "ready\n"
-        time.sleep(0.5)
-        service.send_signal(signal.SIGTERM)
-        rest = service.stdout.readline()
-        assert service.wait(60) == 0
-    accepted, right, counted, answered, waiting = map(int, rest.split())
-    assert accepted == right == counted == answered > 100
-    assert waiting == 0

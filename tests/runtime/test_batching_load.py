@@ -15,7 +15,7 @@ import resnet_runtime
 from resnet_runtime import Batcher, QueueFullError, Session
 from resnet_runtime.bundle import Bundle
 
-from .test_batching import LARGEST, answer_of, color_means, path, sample, session_of  # noqa: F401
+from .batchers import answer_of, color_means, colors_bundle, sample, session_of
 from .threads import in_threads
 
 GOLDEN = Path(__file__).parent / "golden" / "resnet-bundle-1-int8"
@@ -34,8 +34,13 @@ def slow(batch: np.ndarray) -> dict[str, np.ndarray]:
 LOCK = threading.Lock()
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return colors_bundle(tmp_path / "colors.bundle")
+
+
 @pytest.mark.parametrize("overload", [2, 10])
-def test_overload_is_refused_and_what_is_accepted_is_in_time(path: Path, overload: int) -> None:  # noqa: F811
+def test_overload_is_refused_and_what_is_accepted_is_in_time(path: Path, overload: int) -> None:
     clients, seconds = 16, 2.0
     refusals: list[float] = []
     latencies: list[float] = []

@@ -19,6 +19,7 @@ from resnet_runtime.backends.base import signature_from_manifest
 from resnet_runtime.backends.simulated import SimulatedBackend
 from resnet_runtime.bundle import Bundle
 
+from .forks import said_by_a_child
 from .graphs import answers, colors, write_linear
 
 torch = pytest.importorskip("torch", reason="an array of another library is needed")
@@ -127,24 +128,19 @@ def test_the_event_loop_goes_on(path: Path) -> None:
 @pytest.mark.parametrize("backend", ["simulated", "openvino", "onnxruntime"])
 def test_a_session_after_a_fork_says_so_and_the_parents_goes_on(path: Path, backend: str) -> None:
     session = loaded(path, backend)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def child() -> str:
+        nonlocal session
         try:
             session.infer(colors(1))
             said = "answered"
         except ClosedError as error:
             said = str(error)
         session.close()
-        own = resnet_runtime.load(path, backend="onnxruntime", precision="fp32")  # as the sentence says
-        del session
+        session = loaded(path, "onnxruntime")  # as the sentence says
         gc.collect()
-        said += f", {len(own.infer(colors(1)))}"
-        os.write(writer, said.encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        said = answer.read()
-    assert os.waitpid(child, 0)[1] == 0
+        return f"{said}, {len(session.infer(colors(1)))}"
+
+    said = said_by_a_child(child)
     assert said == "the session was loaded before this process was forked: load the bundle in each process, 2"
     np.testing.assert_array_equal(session.infer(colors(1))["logits"], answers(colors(1))["logits"])
