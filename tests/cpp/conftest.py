@@ -23,6 +23,8 @@ BUILD = Path(os.environ.get("RESNET_CPP_BUILD", Path(__file__).parents[2] / "bui
 
 os.environ.setdefault("TBB_ENABLE_SANITIZERS", "1")
 """TBB would load its parts in a way that AddressSanitizer does not allow; without sanitizers it changes nothing."""
+_OTHERS = Path(__file__).with_name("leaks_of_others.txt")
+os.environ.setdefault("LSAN_OPTIONS", f"suppressions={_OTHERS}:print_suppressions=0")
 
 Probe = Callable[..., list[list[str]]]
 
