@@ -39,7 +39,8 @@ fuzz-cpp:  ## Fuzz the manifest's reader for a minute; needs Clang.
 	  -DRESNET_RUNTIME_FUZZER=ON
 	cmake --build build/cpp-fuzz --target manifest_fuzzer
 	@mkdir -p build/corpus
-	build/cpp-fuzz/manifest_fuzzer -max_total_time=$(or $(SECONDS),60) -max_len=65536 build/corpus tests/runtime/golden/*/manifest.json
+	@for bundle in tests/runtime/golden/*; do cp $$bundle/manifest.json build/corpus/$$(basename $$bundle); done
+	build/cpp-fuzz/manifest_fuzzer -max_total_time=60 -max_len=65536 build/corpus
 
 test-gpu: .venv/installed  ## The tests that need an NVIDIA GPU; without one they fail.
 	$(BIN)/python -m pytest -m gpu --require-gpu
