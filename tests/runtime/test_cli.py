@@ -230,6 +230,8 @@ KINDS = [
     (errors.BackendError, 1),
     (errors.CheckError, 1),
     (errors.ClosedError, 1),
+    (errors.QueueFullError, 1),
+    (errors.DeadlineError, 1),
 ]
 
 

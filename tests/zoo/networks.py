@@ -26,6 +26,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "sknet": ("*",),
         "nfnet": ("nf_*resnet*",),
         "byobnet": ("*resnet*", "*resnext*"),
+        "byoanet": ("*resnet*",),
     }
 )
 """timm's, and which of their networks are called ResNets."""
