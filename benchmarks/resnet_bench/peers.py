@@ -22,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from resnet_runtime.backends.instructions import NONE, host_instructions
+
 Float32 = NDArray[np.float32]
 
 Logits: TypeAlias = Callable[[Float32], Float32]
@@ -75,8 +77,9 @@ def onnxruntime_peer(given: PeerInput, *, method: str, per_channel: bool) -> Log
 
 
 def onnxruntime_file(given: PeerInput, *, method: str, per_channel: bool) -> Path:
-    """``quant_pre_process`` and ``quantize_static``: QDQ, activations uint8, weights int8, as for x86 with VNNI.
+    """``quant_pre_process`` and ``quantize_static``: QDQ, activations uint8, weights int8, as for x86.
 
+    Without integer dot products weights get 7 bits, as is recommended there: sums of two products would not fit.
     Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html and the docstring of
     ``quantize_static``, "Choosing parameters for CPU inference".
 
@@ -106,6 +109,7 @@ def onnxruntime_file(given: PeerInput, *, method: str, per_channel: bool) -> Pat
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=per_channel,
+            reduce_range=host_instructions() == NONE,
             calibrate_method=methods[method],
         )
     return quantized

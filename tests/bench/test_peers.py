@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from resnet_bench.networks import live_resnet, varied_images
 from resnet_bench.peers import PEERS, PeerInput, logits_from_module, onnx_from_network, peer_versions
 from resnet_bench.statistics import agreement, kl_divergence
-from resnet_runtime.backends.instructions import NONE, host_instructions
 from tests.export.models import TINY
 
 SHAPE = (3, 32, 32)
@@ -50,10 +49,8 @@ def hold_to_the_network(
     found = np.concatenate([logits(images[:24]), logits(images[24:])])
     assert found.shape == expected.shape
     divergence = float(kl_divergence(expected, found).mean())
-    # Without integer dot products ONNX Runtime adds pairs of products in 16 bits, where some do not fit.
-    most, least = (0.2, 0.7) if host_instructions() == NONE else (0.05, 0.8)
-    assert 1e-7 < divergence < most
-    assert agreement(expected, found) > least
+    assert 1e-7 < divergence < 0.05
+    assert agreement(expected, found) > 0.8
     assert all(torch.equal(tensor, before[name]) for name, tensor in given.network.state_dict().items())
     return divergence
 

@@ -19,9 +19,6 @@ from resnet_runtime.bundle import Bundle
 from .batchers import answer_of, blocked, color_means, colors_bundle, sample, session_of
 from .threads import in_threads
 
-LARGEST = 64
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 import resnet_runtime
-from resnet_runtime import Batcher, DeadlineError, QueueFullError, Session
+from resnet_runtime import Batcher, QueueFullError, Session
 from resnet_runtime.bundle import Bundle
 
 from .batchers import answer_of, color_means, colors_bundle, sample, session_of
 from .threads import in_threads
 
 GOLDEN = Path(__file__).parent / "golden" / "resnet-bundle-1-int8"
-BATCH_SECONDS = 0.01
+BATCH_SECONDS = 0.04  # so that those who ask take little of the time of those who answer
 CAPACITY = 8 / BATCH_SECONDS
 """Samples a second that the slow backend answers: eight in each batch."""
-DEADLINE = 0.25
+DEADLINE = 25 * BATCH_SECONDS
 
 
 def slow(batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -44,7 +44,6 @@ def test_overload_is_refused_and_what_is_accepted_is_in_time(path: Path, overloa
     clients, seconds = 16, 2.0
     refusals: list[float] = []
     latencies: list[float] = []
-    late: list[Any] = []
 
     def client(index: int) -> None:
         period = clients / (overload * CAPACITY)
@@ -64,19 +63,16 @@ def test_overload_is_refused_and_what_is_accepted_is_in_time(path: Path, overloa
             future.add_done_callback(lambda _, begun=begun: latencies.append(time.perf_counter() - begun))
             pending.append(future)
         for future in pending:
-            try:
-                assert answer_of(future.result(60)) == index
-            except DeadlineError:
-                late.append(future)
+            assert answer_of(future.result(60)) == index
 
     with session_of(path, slow) as session, Batcher(session, max_batch=8, max_queue=500) as batcher:
         in_threads(clients, client)
         counters = batcher.counters()
-    assert counters.accepted == counters.answered + counters.expired == len(latencies)
-    assert counters.expired == len(late) <= 0.01 * counters.accepted  # where the machine does other things too
+    assert counters.accepted == counters.answered == len(latencies)
     assert counters.refused == len(refusals) > 0
     assert counters.most_waiting <= 500
     assert np.quantile(refusals, 0.99) < 0.005
+    assert max(latencies) < DEADLINE + BATCH_SECONDS + 0.1  # threads of a busy machine are late
     assert np.quantile(latencies, 0.99) < DEADLINE
     assert counters.answered > 0.5 * CAPACITY * seconds
 

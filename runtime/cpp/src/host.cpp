@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -111,7 +112,7 @@ void CompiledCache::store(const std::string& depends_on, const std::string& data
   if (folder_.empty() || data.size() > largest) return;
   std::error_code failed;
   fs::create_directories(folder_, failed);
-  std::string temporary = folder_ + "/tmpXXXXXX";
+  std::string temporary = folder_ + "/tmp" + std::string(6, 'X');  // mkstemp puts a name of its own there
   const int descriptor = mkstemp(temporary.data());
   if (descriptor < 0) return;
   ::close(descriptor);
@@ -140,6 +141,11 @@ void CompiledCache::prune(const std::string& newest) const {
   std::error_code failed;
   for (fs::directory_iterator entry(folder_, failed), end; !failed && entry != end; entry.increment(failed)) {
     std::error_code one;
+    if (entry->path().filename().string().rfind("tmp", 0) == 0) {  // of a process that was killed while it wrote
+      const auto age = fs::file_time_type::clock::now() - entry->last_write_time(one);
+      if (!one && age > std::chrono::hours(1)) fs::remove(entry->path(), one);
+      continue;
+    }
     if (entry->path().extension() != ".compiled") continue;
     items.push_back({entry->last_write_time(one), entry->file_size(one), entry->path()});
     if (one) items.pop_back();
