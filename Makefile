@@ -31,7 +31,7 @@ test-cpp: .venv/installed  ## Build the C++ runtime, warnings being errors, and 
 	cmake --build $(CPP) --parallel 2
 	RESNET_CPP_BUILD=$(CPP) $(BIN)/python -m pytest tests/cpp $(CPP_TESTS)
 
-test-cpp-sanitized: .venv/installed  ## The same under AddressSanitizer and UndefinedBehaviorSanitizer.
+test-cpp-sanitized: .venv/installed  ## The same under sanitizers, but for the tests that build others.
 	$(MAKE) test-cpp CPP=build/cpp-sanitized SANITIZE=address,undefined CPP_TESTS=--ignore=tests/cpp/test_package.py
 
 fuzz-cpp:  ## Fuzz the manifest's reader for a minute; needs Clang.

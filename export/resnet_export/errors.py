@@ -63,7 +63,7 @@ class AmbiguousArchitectureError(ArchitectureError):
 
 
 class LibraryError(RequestError):
-    """The library that builds the network is not installed, or cannot be imported."""
+    """The library that builds the network is not installed, cannot be imported, or builds it otherwise."""
 
 
 class SignatureError(RequestError):

@@ -47,7 +47,7 @@ class Session {
   Outputs infer(const TensorView& batch) const;
 
   /// As `infer`, into memory of the caller's: one pointer for each output of the signature, in its order, each with
-  /// room for N times its `elements()` floats. Nothing is allocated beyond what the backend's own call allocates.
+  /// room for N times its `elements()` floats. For a batch up to the largest nothing is allocated beyond what the backend does.
   void infer_into(const TensorView& batch, float* const* outputs, std::size_t count) const;
 
   /// Answers into new arrays, of images made ready by the bundle's preprocessing. Throws Error (image, input) too.
