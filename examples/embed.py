@@ -31,5 +31,10 @@ def classes(bundle: str, paths: list[str]) -> list[int]:
 
 
 if __name__ == "__main__":
-    for path, number in zip(sys.argv[2:], classes(sys.argv[1], sys.argv[2:]), strict=True):
-        print(f"{path}\t{number}")
+    from resnet_runtime import ResnetRuntimeError
+
+    try:
+        for path, number in zip(sys.argv[2:], classes(sys.argv[1], sys.argv[2:]), strict=True):
+            print(f"{path}\t{number}")
+    except ResnetRuntimeError as error:
+        sys.exit(f"Error: {error}")
