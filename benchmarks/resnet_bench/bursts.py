@@ -18,9 +18,10 @@ from resnet_runtime.backends import facts_of
 from resnet_runtime.backends.base import THROUGHPUT
 from resnet_runtime.backends.cores import usable_cores
 from resnet_runtime.bundle import Bundle
+from resnet_runtime.loading import backend_from_variant
 from resnet_runtime.manifest import Limits, Variant
 from resnet_runtime.selection import Choice
-from resnet_runtime.session import Session, backend_from_variant
+from resnet_runtime.session import Session
 
 from .cases import Answers, Array, Case, Label, MissingCase, Subject, peer_name
 

@@ -16,9 +16,9 @@ from resnet_runtime.backends import BACKENDS, facts_of
 from resnet_runtime.backends.base import NATIVE, BackendFacts, misfit
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import UnavailableError
+from resnet_runtime.loading import backend_from_variant
 from resnet_runtime.manifest import Limits, Variant
 from resnet_runtime.selection import choose
-from resnet_runtime.session import backend_from_variant
 
 from .bursts import THROUGHPUT_PEERS, burst_peers, runtime_bursts
 from .cases import (

@@ -21,8 +21,8 @@ from resnet_runtime.backends import BACKENDS, facts_of, open_backend
 from resnet_runtime.backends.base import NATIVE, Backend, BackendFacts, OpenOptions, misfit, signature_from_manifest
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import BackendError, UnavailableError
+from resnet_runtime.loading import backend_from_variant
 from resnet_runtime.manifest import Manifest, Speed, Variant
-from resnet_runtime.session import backend_from_variant
 
 _FEWEST_ROUNDS: Final = 7
 _MOST_ROUNDS: Final = 51

@@ -19,10 +19,11 @@ from resnet_runtime.backends import BACKENDS, facts_of
 from resnet_runtime.backends.base import EMULATED, misfit
 from resnet_runtime.bundle import Bundle, CheckData
 from resnet_runtime.errors import BackendError, UnavailableError
+from resnet_runtime.loading import backend_from_variant
 from resnet_runtime.manifest import Accuracy, Batch, FileRecord, Gate, Limits, Manifest, Parity, Variant
 from resnet_runtime.parity import MIN_SPREAD, faults, parity, relative_spread, spread, tie_of
 from resnet_runtime.selection import Choice
-from resnet_runtime.session import Session, backend_from_variant
+from resnet_runtime.session import Session
 
 from . import emulate
 from .eager import EagerAnswers

@@ -28,7 +28,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .batching import Batcher
-    from .session import Session, load
+    from .loading import load
+    from .session import Session
 
 __all__ = [
     "BackendError",
@@ -52,10 +53,14 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name in ("Session", "load"):
-            from . import session
+        if name == "load":
+            from .loading import load
 
-            return getattr(session, name)
+            return load
+        if name == "Session":
+            from .session import Session
+
+            return Session
         if name == "Batcher":
             from .batching import Batcher
 

@@ -11,10 +11,11 @@ from .backends import EngineOpener, host_facts, open_engine
 from .backends.base import Backend, BackendFacts, misfit, signature_from_manifest
 from .bundle import Bundle, CheckData
 from .errors import BackendError, CheckError, UnavailableError
+from .loading import backend_from_variant
 from .manifest import Accuracy, Engine, Limits, Parity, Speed, Variant
 from .parity import faults, parity, tie_of
 from .selection import Choice, engines_for
-from .session import Session, backend_from_variant
+from .session import Session
 
 
 @dataclass(frozen=True, kw_only=True)

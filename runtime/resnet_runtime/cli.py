@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import check as checks
-from . import session as sessions
+from . import loading
 from .backends import NAMES
 from .backends.base import INTENTS, LATENCY
 from .cli_tables import check_object, check_table, printable, result_lines, unicode_name
@@ -34,7 +34,7 @@ from .manifest import PRECISIONS
 if TYPE_CHECKING:
     from .session import Session
 
-_ONLY_FOR_IMAGES = ("precision", "intent", "top", "batch")
+_ONLY_FOR_IMAGES = ("precision", "intent", "threads", "top", "batch")
 
 
 def _print_cmake_dir(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -60,6 +60,9 @@ def _print_cmake_dir(context: click.Context, _: click.Parameter, value: bool) ->
     default=LATENCY,
     show_default=True,
     help="An answer as soon as possible, or as many images a second as possible.",
+)
+@click.option(
+    "--threads", metavar="N", type=click.IntRange(min=1), help="Of a backend on the CPU; else as its library decides."
 )
 @click.option(
     "--top", metavar="N", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to name for an image."
@@ -99,7 +102,9 @@ def command(context: click.Context, /, **options: Any) -> int:
             raise click.UsageError(f"--check runs every variant on the bundle's own inputs: leave {what} out.")
         return _check(options)
     if options["tune_it"]:
-        given = [f"--{name}" for name in ("backend", "precision", "top", "batch") if _was_given(context, name)]
+        given = [
+            f"--{name}" for name in ("backend", "precision", "threads", "top", "batch") if _was_given(context, name)
+        ]
         if options["images"] or given:
             what = given[0] if given else "an image"
             raise click.UsageError(f"--tune measures every combination on the bundle's own inputs: leave {what} out.")
@@ -225,8 +230,8 @@ def _tune(options: dict[str, Any]) -> int:
 
 
 def _classify(options: dict[str, Any]) -> int:
-    asked = {name: options[name] for name in ("backend", "precision", "intent")}
-    with sessions.load(options["bundle"], **asked) as session:
+    asked = {name: options[name] for name in ("backend", "precision", "intent", "threads")}
+    with loading.load(options["bundle"], **asked) as session:
         if not options["quiet"]:
             choice = session.choice
             click.echo(printable(f"{choice.backend}, {choice.precision} ({'; '.join(choice.reasons)})"), err=True)

@@ -1,218 +1,27 @@
-"""A session: one variant of a bundle, loaded into one backend."""
+"""A session: one variant of a bundle, loaded into one backend; ``loading`` makes them."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import EngineOpener, facts_of, host_facts, open_backend, open_engine
-from .backends.base import (
-    INTENTS,
-    LATENCY,
-    Arrays,
-    Backend,
-    BackendFacts,
-    GraphFile,
-    OpenOptions,
-    Pending,
-    Signature,
-    calls_at_once,
-    deliver,
-    misfit,
-    signature_from_manifest,
-)
+from .backends.base import Arrays, Backend, Pending, Signature, calls_at_once, deliver
 from .backends.tensorrt.device_arrays import is_device_array
 from .bundle import Bundle
-from .engine_fit import host_of
-from .errors import BackendError, CheckError, ClosedError, InputError, ResnetRuntimeError, UnavailableError
-from .first_use import FirstUse
+from .errors import ClosedError, InputError
 from .host_arrays import as_host_array
-from .manifest import Variant
-from .selection import NOT_MEASURED, Choice, Measured, check_precision, choose
+from .selection import Choice
 
 if TYPE_CHECKING:
     from .preprocess import Image
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    backend: str | Backend = "auto",
-    precision: str = "auto",
-    intent: str = LATENCY,
-) -> Session:
-    """Open a bundle and load its fastest variant, or the one that was asked for.
-
-    Args:
-        path: the bundle's directory.
-        backend: ``auto``, ``tensorrt``, ``openvino``, ``onnxruntime``, or an object that is a ``Backend``.
-        precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``.
-        intent: ``latency``, for one call at a time that is answered as soon as possible, or ``throughput``, for as
-            many images a second as possible: then start ``session.calls_at_once`` calls or more before the first is
-            waited for. What a backend on a GPU does is the same for both.
-
-    Raises:
-        BundleError: the directory is not an intact bundle.
-        InputError: there is no such backend, precision or intent.
-        UnavailableError: this host lacks what was asked for.
-        BackendError: the backend failed to load the graph or the engine.
-        CheckError: an engine that was never verified on such a device answers wrongly here, and nothing else that was
-            asked for can be taken in its place.
-    """
-    return session_from_bundle(Bundle.open(path), backend=backend, precision=precision, intent=intent)
-
-
-def session_from_bundle(
-    bundle: Bundle,
-    *,
-    backend: str | Backend = "auto",
-    precision: str = "auto",
-    intent: str = LATENCY,
-    host: Sequence[BackendFacts] | None = None,
-    opener: EngineOpener = open_engine,
-    measured: Measured | None = None,
-) -> Session:
-    """As ``load``, from a bundle that is open.
-
-    Args:
-        bundle: the bundle.
-        backend, precision, intent: as ``load`` takes them.
-        host: the facts of the backends to choose from; None: of those that are here.
-        opener: what loads an engine.
-        measured: what was measured on this host; None: what ``resnet-run --tune`` kept.
-    """
-    if intent not in INTENTS:
-        raise InputError(f"there is no intent {intent!r}: take {' or '.join(INTENTS)}")
-    labels = bundle.labels()
-    if not isinstance(backend, str):
-        return _session_from_backend(bundle, backend, precision, labels)
-    facts = host_facts(backend) if host is None else host
-    if measured is None:
-        measured = NOT_MEASURED if "auto" not in (backend, precision) else _tuned(bundle, facts, intent)
-    refused: dict[str, str] = {}
-    first: ResnetRuntimeError | None = None
-    while True:
-        try:
-            choice = choose(
-                bundle.manifest, facts, backend=backend, precision=precision, refused=refused, measured=measured
-            )
-        except UnavailableError as error:
-            if first is None:
-                raise
-            raise first from error
-        if choice.engine is None:
-            variant = bundle.manifest.variant(choice.variant)
-            assert variant is not None
-            try:
-                loaded = backend_from_variant(bundle, variant, choice.backend, intent=intent, keeps_compiled=True)
-            except UnavailableError:
-                if host is not None or host_facts(backend) == facts:
-                    raise
-                facts = host_facts(backend)  # a library that was there is broken: there may be another one
-                continue
-            return Session(bundle, loaded, choice, labels)
-        found = _session_from_engine(bundle, choice, facts, opener, labels)
-        if isinstance(found, Session):
-            return found
-        refused[choice.engine] = found.message
-        first = first or found
-
-
-def _tuned(bundle: Bundle, facts: Sequence[BackendFacts], intent: str) -> Measured:
-    from .tuning import tuned_seconds  # it loads sessions itself
-
-    return tuned_seconds(bundle.manifest, facts, intent)
-
-
-def _session_from_backend(bundle: Bundle, backend: object, precision: str, labels: tuple[str, ...] | None) -> Session:
-    check_precision(precision)
-    if not isinstance(backend, Backend):
-        raise InputError(
-            f"the backend is a {type(backend).__name__}: give a name, or an object with the methods of Backend"
-        )
-    if backend.signature != signature_from_manifest(bundle.manifest):
-        raise UnavailableError("the backend that was passed in does not have the signature of the bundle")
-    choice = Choice(backend.description, "", precision, ("the backend was passed in",))
-    return Session(bundle, backend, choice, labels)
-
-
-def _session_from_engine(
-    bundle: Bundle, choice: Choice, host: Sequence[BackendFacts], opener: EngineOpener, labels: tuple[str, ...] | None
-) -> Session | ResnetRuntimeError:
-    """The engine that was chosen, loaded and known to answer rightly here; or why it is not to be used.
-
-    What fails of an engine that was verified on such a device, or passed here before, is raised: that is the host's
-    trouble and not the engine's. Of another one nobody has promised that it runs here.
-    """
-    manifest = bundle.manifest
-    engine = next(item for item in manifest.engines if item.id == choice.engine)
-    variant = manifest.variant(choice.variant)
-    hosts = next(facts.hosts for facts in host if facts.name == choice.backend)
-    here = None if hosts is None else host_of(engine, hosts)
-    assert variant is not None
-    assert here is not None
-    first = FirstUse(bundle=bundle, engine=engine, variant=variant, host=here)
-    data, signature = bundle.read(engine.file), signature_from_manifest(manifest)
-    known = False
-    try:
-        known = first.passed()
-        session = Session(bundle, opener(choice.backend, engine, data, signature, variant.precision), choice, labels)
-        if not known:
-            with ExitStack() as stack:
-                stack.enter_context(session)
-                first.check(session.infer)
-                stack.pop_all()  # it stays open
-    except (BackendError, CheckError, UnavailableError) as error:
-        if known:
-            raise
-        return error
-    return session
-
-
-def backend_from_variant(
-    bundle: Bundle, variant: Variant, backend: str, *, intent: str = LATENCY, keeps_compiled: bool = False
-) -> Backend:
-    """Load one variant into the backend of that name, whether or not its gate passed.
-
-    Args:
-        bundle: the bundle.
-        variant: of it.
-        backend: a name.
-        intent: as ``load`` takes it.
-        keeps_compiled: whether what the library compiles is kept in the user's cache folder, and taken from there.
-
-    Raises:
-        BundleError: its file is not the one that was listed.
-        UnavailableError: the backend does not compute that precision on this host, takes another Q/DQ scheme, or runs
-            engines only.
-        BackendError: it failed to load the graph.
-    """
-    facts = facts_of(backend)
-    if facts.hosts is not None:
-        raise UnavailableError(
-            f"{backend} runs engines, and {variant.file.path} is an ONNX file: load() takes one of the bundle's engines"
-        )
-    refusal = misfit(variant, facts)
-    if refusal is not None:
-        raise UnavailableError(refusal)
-    options = OpenOptions(
-        kept=frozenset(layer.node for layer in variant.kept_higher),
-        intent=intent,
-        kept_as=variant.file.sha256 if keeps_compiled else None,
-    )
-    signature = signature_from_manifest(bundle.manifest)
-    file = GraphFile(functools.partial(bundle.verify, variant.file), functools.partial(bundle.read, variant.file))
-    return open_backend(backend, file, signature, variant.precision, options)
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -27,9 +27,10 @@ from .backends.cores import usable_cores
 from .backends.kept_facts import cpu_digest
 from .bundle import Bundle
 from .errors import InputError, ResnetRuntimeError, UnavailableError
+from .loading import session_from_bundle
 from .manifest import Manifest
 from .selection import PREFERENCE, Combination
-from .session import Session, session_from_bundle
+from .session import Session
 from .user_cache import cache_folder, keep
 
 SCHEMA: Final = "resnet-tuned/1"

@@ -160,7 +160,9 @@ def test_a_convolution_that_is_not_computed_as_asked_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Here OpenVINO is given the hint of FP32, as if it had passed over that of bf16.
-    monkeypatch.setattr(openvino, "_config", lambda precision, intent: {"INFERENCE_PRECISION_HINT": "f32"})
+    monkeypatch.setattr(
+        openvino, "_config", lambda precision, intent, threads=None: {"INFERENCE_PRECISION_HINT": "f32"}
+    )
     facts = BackendFacts("openvino", "1", precisions={"fp32": NATIVE, "bf16": NATIVE})
     monkeypatch.setattr(openvino, "facts", lambda: facts)
     graph = convolution_graph()

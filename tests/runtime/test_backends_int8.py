@@ -18,8 +18,8 @@ from resnet_runtime.backends.base import LATENCY, NATIVE, Backend, BackendFacts,
 from resnet_runtime.backends.quantized_probe import QUANTIZED_CONVOLUTION
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.errors import UnavailableError
+from resnet_runtime.loading import backend_from_variant
 from resnet_runtime.manifest import KeptLayer, Output, Variant
-from resnet_runtime.session import backend_from_variant
 
 from .bundles import record, sample_gate
 from .executed import executed

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_runtime import errors, session
+from resnet_runtime import errors, loading
 from resnet_runtime.backends.base import signature_from_manifest
 from resnet_runtime.backends.simulated import SimulatedBackend
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.cli import main
 from resnet_runtime.manifest import Output
+from resnet_runtime.session import Session
 
 from .bundles import color_means, write_sample
 from .goldens import GOLDEN
@@ -45,18 +46,18 @@ class Asked:
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """Every bundle is loaded with the simulated backend, which answers the mean of each color channel."""
     asked = Asked()
-    load = session.load
+    load = loading.load
 
     def answer(batch: np.ndarray) -> dict[str, np.ndarray]:
         asked.batches.append(len(batch))
         return asked.function(batch)
 
-    def load_simulated(path: str, **keywords: Any) -> session.Session:
+    def load_simulated(path: str, **keywords: Any) -> Session:
         asked.loads.append(keywords)
         signature = signature_from_manifest(Bundle.open(path).manifest)
         return load(path, backend=SimulatedBackend(signature, answer), precision=keywords["precision"])
 
-    monkeypatch.setattr(session, "load", load_simulated)
+    monkeypatch.setattr(loading, "load", load_simulated)
     return asked
 
 
@@ -94,14 +95,14 @@ gray.png
 
 def test_text(here: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "b", "red.png", "gray.png") == (0, TEXT, CHOSEN)
-    assert asked.loads == [{"backend": "auto", "precision": "auto", "intent": "latency"}]
+    assert asked.loads == [{"backend": "auto", "precision": "auto", "intent": "latency", "threads": None}]
 
 
 def test_backend_and_precision_are_handed_on(here: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    asked_for = ["--backend", "openvino", "--precision", "bf16", "--intent", "throughput"]
+    asked_for = ["--backend", "openvino", "--precision", "bf16", "--intent", "throughput", "--threads", "3"]
     status, _, err = run(capsys, "b", "red.png", *asked_for)
     assert (status, err) == (0, "simulated, bf16 (the backend was passed in)\n")
-    assert asked.loads == [{"backend": "openvino", "precision": "bf16", "intent": "throughput"}]
+    assert asked.loads == [{"backend": "openvino", "precision": "bf16", "intent": "throughput", "threads": 3}]
 
 
 def test_quiet(here: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,7 +246,7 @@ def test_every_error_of_the_runtime_is_a_sentence_and_a_status(
     def load(*_: object, **__: object) -> None:
         raise kind("it failed", details=["here", "and there"])
 
-    monkeypatch.setattr(session, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     assert run(capsys, "b", "red.png") == (status, "", "Error: it failed\n  here\n  and there\n")
     _, out, _ = run(capsys, "b", "red.png", "--json")
     expected = {"type": kind.__name__, "message": "it failed", "details": ["here", "and there"]}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import resnet_runtime
 from resnet_runtime.backends import cores, onnxruntime, openvino
 from resnet_runtime.backends.base import INTENTS, LATENCY, THROUGHPUT
+from resnet_runtime.errors import InputError
+
+from .graphs import write_linear
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +63,26 @@ def test_the_libraries_are_told_of_a_quota_and_of_nothing_else(monkeypatch: pyte
     assert openvino._config("fp32", intent)["INFERENCE_NUM_THREADS"] == 3
     assert onnxruntime._options_for(LATENCY).intra_op_num_threads == 3
     assert onnxruntime._options_for(THROUGHPUT).intra_op_num_threads == 1
+
+
+@pytest.mark.parametrize("intent", INTENTS)
+def test_a_number_of_threads_that_was_asked_for_is_taken_before_the_quota(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, intent: str
+) -> None:
+    monkeypatch.setattr(openvino, "quota_in_cores", lambda: 3)
+    monkeypatch.setattr(onnxruntime, "quota_in_cores", lambda: 3)
+    bundle = write_linear(tmp_path / "bundle")
+    with resnet_runtime.load(bundle, backend="openvino", precision="fp32", intent=intent, threads=1) as session:
+        assert isinstance(session._backend, openvino.OpenVINOBackend)
+        compiled = session._backend._compiled_for(session.signature.smallest_batch)
+        assert compiled.model.get_property("INFERENCE_NUM_THREADS") == 1
+    with resnet_runtime.load(bundle, backend="onnxruntime", precision="fp32", intent=intent, threads=2) as session:
+        assert isinstance(session._backend, onnxruntime.OnnxRuntimeBackend)
+        found = session._backend._session.get_session_options().intra_op_num_threads
+        assert (found, session.calls_at_once) == ((1, 2) if intent == THROUGHPUT else (2, 1))
+
+
+@pytest.mark.parametrize("threads", [0, -1, True, 1.5, "2"])
+def test_what_is_no_number_of_threads_is_refused(tmp_path: Path, threads: Any) -> None:
+    with pytest.raises(InputError, match="no number of threads: give an integer of at least 1"):
+        resnet_runtime.load(write_linear(tmp_path / "bundle"), threads=threads)

@@ -17,8 +17,8 @@ from resnet_runtime.backends.tensorrt.cuda import DeviceInfo, Event, Graph, Memo
 from resnet_runtime.bundle import Bundle
 from resnet_runtime.engine_fit import PORTABLE, VERSIONS, verified_name
 from resnet_runtime.first_use import FirstUse
+from resnet_runtime.loading import session_from_bundle
 from resnet_runtime.manifest import Engine, Limits
-from resnet_runtime.session import session_from_bundle
 from resnet_runtime.user_cache import cache_folder, keep
 
 from .bundles import check_npz, write_sample

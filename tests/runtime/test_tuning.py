@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import resnet_runtime
-from resnet_runtime import session as sessions
 from resnet_runtime import tuning
 from resnet_runtime.backends import host_facts
 from resnet_runtime.backends.base import INTENTS, LATENCY, NATIVE, THROUGHPUT, BackendFacts
@@ -22,6 +21,7 @@ from resnet_runtime.cli import main
 from resnet_runtime.errors import InputError, UnavailableError
 from resnet_runtime.manifest import Speed, Variant
 from resnet_runtime.selection import choose
+from resnet_runtime.session import Session
 from resnet_runtime.tuning import Tuned, tune, tuned_file, tuned_lines, tuned_seconds
 
 from .bundles import record, sample_files, sample_gate, sample_manifest
@@ -51,7 +51,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> tuple[Clock, dict[tuple[str, str]
     clock, seconds = Clock(), dict[tuple[str, str], float]()
     opened = tuning.session_from_bundle
 
-    def simulated(bundle: Bundle, **asked: Any) -> sessions.Session:
+    def simulated(bundle: Bundle, **asked: Any) -> Session:
         made = opened(bundle, backend="onnxruntime", precision="fp32", measured={})
 
         def answer(batch: Any) -> Any:
@@ -214,7 +214,7 @@ def test_a_damaged_file_was_not_measured(bundle: Bundle, damage: Callable[[bytes
 def test_what_cannot_be_loaded_is_a_line_and_no_end(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = tuning.session_from_bundle
 
-    def failing(bundle: Bundle, **asked: Any) -> sessions.Session:
+    def failing(bundle: Bundle, **asked: Any) -> Session:
         if asked["backend"] == "openvino":
             raise UnavailableError("it is broken")
         return opened(bundle, **asked)

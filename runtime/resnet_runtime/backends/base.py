@@ -66,12 +66,14 @@ class OpenOptions:
     Attributes:
         kept: the names of the nodes that compute in a higher precision on purpose.
         intent: of ``INTENTS``.
+        threads: that compute; None: as the library decides, within the quota of a container.
         kept_as: the SHA-256 of the graph's file, under which what the library compiles of it is kept in the user's
             cache folder for the next process; None: nothing is kept.
     """
 
     kept: frozenset[str] = frozenset()
     intent: str = LATENCY
+    threads: int | None = None
     kept_as: str | None = None
 
 

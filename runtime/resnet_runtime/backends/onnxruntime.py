@@ -16,10 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_runtime.errors import BackendError, ClosedError, UnavailableError
+from resnet_runtime.errors import BackendError, ClosedError, UnavailableError, lines_of
 
 from .base import (
-    LATENCY,
     NATIVE,
     THROUGHPUT,
     Arrays,
@@ -91,8 +90,8 @@ def fuses_int8() -> bool | None:
 def open_backend(
     model: Model, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL
 ) -> OnnxRuntimeBackend:
-    """Load the bytes of an ONNX file; see ``OnnxRuntimeBackend``. Only the intent says something to it."""
-    return OnnxRuntimeBackend(model, signature, precision, options.intent)
+    """Load the bytes of an ONNX file; see ``OnnxRuntimeBackend``."""
+    return OnnxRuntimeBackend(model, signature, precision, options)
 
 
 def _options() -> Any:
@@ -103,10 +102,11 @@ def _options() -> Any:
     return options
 
 
-def _options_for(intent: str) -> Any:
+def _options_for(intent: str, threads: int | None = None) -> Any:
     """For latency all cores work on a call, for throughput one, and each works on another call."""
     options = _options()
-    options.intra_op_num_threads = 1 if intent == THROUGHPUT else quota_in_cores() or 0  # 0: as many as it sees
+    latency = threads or quota_in_cores() or 0  # 0: as many as it sees
+    options.intra_op_num_threads = 1 if intent == THROUGHPUT else latency
     return options
 
 
@@ -117,14 +117,14 @@ class OnnxRuntimeBackend:
         model: an ONNX file, or its bytes.
         signature: what the graph takes and gives.
         precision: fp32 or int8. Of an int8 graph, a convolution whose output a float layer reads is computed in FP32.
-        intent: of ``base.INTENTS``.
+        options: how; only the intent and the threads say something to it.
 
     Raises:
         UnavailableError: another precision was asked for.
         BackendError: ONNX Runtime refuses the graph.
     """
 
-    def __init__(self, model: Model, signature: Signature, precision: str, intent: str = LATENCY) -> None:
+    def __init__(self, model: Model, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -138,19 +138,20 @@ class OnnxRuntimeBackend:
                 "or the openvino backend"
             )
         self.signature = signature
+        intent = options.intent
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {precision}" + (
             ", for throughput" if intent == THROUGHPUT else ""
         )
-        self.calls_at_once = usable_cores() if intent == THROUGHPUT else 1
+        self.calls_at_once = (options.threads or usable_cores()) if intent == THROUGHPUT else 1
         self._names = [spec.name for spec in signature.outputs]
         self._lock = threading.Lock()
         data = bytes_of(model)
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                data, _options_for(intent), providers=["CPUExecutionProvider"]
+                data, _options_for(intent, options.threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no base class but Exception
-            raise BackendError(f"ONNX Runtime cannot load the {precision} graph: {_first_line(error)}") from None
+            raise BackendError(f"ONNX Runtime cannot load the {precision} graph: {lines_of(error)[0]}") from None
         # Its ``run`` waits; calls that are started together need threads to wait in.
         self._workers = (
             ThreadPoolExecutor(self.calls_at_once, thread_name_prefix="resnet-runtime")
@@ -179,7 +180,7 @@ class OnnxRuntimeBackend:
         try:
             results = session.run(self._names, {name: batch})
         except Exception as error:
-            raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from None
+            raise BackendError(f"ONNX Runtime failed: {lines_of(error)[0]}") from None
         named = {output: array[:count] for output, array in zip(self._names, results, strict=True)}
         refuse_misfit(named, self.signature, count, "onnxruntime")
         return deliver(named, outputs)
@@ -190,7 +191,3 @@ class OnnxRuntimeBackend:
             self._session = None
         if self._workers is not None:
             self._workers.shutdown()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

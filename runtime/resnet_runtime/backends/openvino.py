@@ -157,7 +157,7 @@ class OpenVINOBackend:
         self.signature = signature
         self._precision = precision
         self._options = options
-        self._config = _config(precision, options.intent)
+        self._config = _config(precision, options.intent, options.threads)
         self._lock = threading.Lock()
         self._compiled: OrderedDict[int, _Compiled] = OrderedDict()
         self._store = (
@@ -404,10 +404,11 @@ def _check_importable() -> None:
         raise UnavailableError(f"openvino cannot be imported: {lines_of(error)[-1]}; {hint}") from error
 
 
-def _config(precision: str, intent: str) -> dict[str, Any]:
-    """OpenVINO's own hint decides on threads and streams; it is told of a quota, which it does not see."""
+def _config(precision: str, intent: str, threads: int | None = None) -> dict[str, Any]:
+    """OpenVINO's own hint decides on threads and streams, within ``threads``; it is told of a quota, which it does not
+    see."""
     found: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": intent.upper()}
-    limit = quota_in_cores()
+    limit = threads or quota_in_cores()
     if limit is not None:
         found["INFERENCE_NUM_THREADS"] = limit
     return found

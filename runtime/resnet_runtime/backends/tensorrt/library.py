@@ -15,7 +15,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any, Final
 
-from resnet_runtime.errors import UnavailableError
+from resnet_runtime.errors import UnavailableError, lines_of
 
 LIBRARIES: Final = ("tensorrt", "tensorrt-rtx")
 """By the names that manifests and command lines have."""
@@ -124,7 +124,7 @@ def library_named(name: str) -> Library:
         if getattr(error, "name", None) == module:
             raise UnavailableError(f"{name} is not installed: {hint}") from error
         raise UnavailableError(
-            f"{name} cannot be imported: {_first_line(error)}; install it anew with {hint}"
+            f"{name} cannot be imported: {lines_of(error)[0]}; install it anew with {hint}"
         ) from error
     library = Library(name, found)
     if name == "tensorrt" and _numbers(library.version) < _OLDEST:
@@ -137,10 +137,6 @@ def library_named(name: str) -> Library:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @functools.cache
