@@ -165,7 +165,9 @@ class Batcher:
 
     def _refuse_in_a_fork(self) -> None:
         if self._process != os.getpid():
-            raise ClosedError("the batcher was made before this process was forked: make one in each process")
+            raise ClosedError(
+                "the batcher was made before this process was forked: fork first, and make one in each process"
+            )
 
     def _refuse(self, timeout_s: float | None) -> None:
         if self._closed:

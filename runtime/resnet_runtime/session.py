@@ -184,7 +184,9 @@ class Session:
 
     def _open(self) -> Backend:
         if self._process != os.getpid():
-            raise ClosedError("the session was loaded before this process was forked: load the bundle in each process")
+            raise ClosedError(
+                "the session was loaded before this process was forked: fork first, and load the bundle in each process"
+            )
         if self._backend is None:
             raise ClosedError("the session is closed: load the bundle again")
         return self._backend

@@ -14,6 +14,7 @@ from PIL import Image
 
 import resnet_runtime
 from resnet_runtime.backends import facts_of
+from resnet_runtime.backends.openvino import LEFT_BEHIND
 from resnet_runtime.errors import ResnetRuntimeError
 
 from .conftest import BUILD, Probe, images
@@ -117,13 +118,15 @@ def test_a_batch_that_is_none(tiny_bundle: Path, probe: Probe) -> None:
     ]
 
 
-def test_a_session_of_the_parent_says_so(tiny_bundle: Path, probe: Probe) -> None:
-    child, own, parent = probe("fork", tiny_bundle)
+def test_a_session_is_loaded_after_the_fork_and_that_of_the_parent_says_so(tiny_bundle: Path, probe: Probe) -> None:
+    first, child, again, parent = probe("fork", tiny_bundle)
+    assert first[:3] == ["ok", "openvino", "fp32"]
     assert child == [
         "ClosedError",
-        "the session was loaded before this process was forked: load the bundle in each process",
+        "the session was loaded before this process was forked: fork first, and load the bundle in each process",
     ]
-    assert own == parent == ["ok"]
+    assert again == ["UnavailableError", LEFT_BEHIND]
+    assert parent == ["ok"]
 
 
 def test_the_c_interface(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_batcher_after_a_fork_says_so(session: Session) -> None:
 
     with Batcher(session) as batcher:
         said = said_by_a_child(child)
-        assert said == "the batcher was made before this process was forked: make one in each process"
+        assert said == "the batcher was made before this process was forked: fork first, and make one in each process"
         assert answer_of(batcher.submit(sample(5)).result(60)) == 5
 
 

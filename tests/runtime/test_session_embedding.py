@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,9 @@ import numpy as np
 import pytest
 
 import resnet_runtime
-from resnet_runtime import ClosedError, InputError, Session
+from resnet_runtime import ClosedError, InputError, Session, UnavailableError
 from resnet_runtime.backends.base import signature_from_manifest
+from resnet_runtime.backends.openvino import LEFT_BEHIND
 from resnet_runtime.backends.simulated import SimulatedBackend
 from resnet_runtime.bundle import Bundle
 
@@ -137,10 +140,50 @@ def test_a_session_after_a_fork_says_so_and_the_parents_goes_on(path: Path, back
         except ClosedError as error:
             said = str(error)
         session.close()
-        session = loaded(path, "onnxruntime")  # as the sentence says
+        session = loaded(path, "onnxruntime")
         gc.collect()
         return f"{said}, {len(session.infer(colors(1)))}"
 
     said = said_by_a_child(child)
-    assert said == "the session was loaded before this process was forked: load the bundle in each process, 2"
+    assert (
+        said
+        == "the session was loaded before this process was forked: fork first, and load the bundle in each process, 2"
+    )
     np.testing.assert_array_equal(session.infer(colors(1))["logits"], answers(colors(1))["logits"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_openvino_is_not_loaded_in_a_child_of_a_process_that_ran_it(path: Path) -> None:
+    """It would wait for a lock that one of the parent's threads held, one time in four or so."""
+
+    def child() -> str:
+        with pytest.raises(UnavailableError) as caught:
+            loaded(path, "openvino")
+        with resnet_runtime.load(path) as session:
+            return "; ".join((caught.value.message, session.choice.backend, *session.choice.reasons))
+
+    with loaded(path, "openvino") as session:
+        session.infer(colors(1))
+        alone, backend, *reasons = said_by_a_child(child).split("; ")
+    assert (alone, backend) == (LEFT_BEHIND, "onnxruntime")
+    assert LEFT_BEHIND in reasons
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_that_was_forked_before_loads_openvino(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_FIRST, path], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "openvino\nopenvino\n"
+
+
+FORK_FIRST = """
+import os, sys
+import resnet_runtime
+child = os.fork()
+with resnet_runtime.load(sys.argv[1], backend="openvino", precision="fp32") as session:
+    print(session.choice.backend, flush=True)
+if child:
+    sys.exit(os.waitpid(child, 0)[1])
+"""

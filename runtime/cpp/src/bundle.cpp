@@ -1,8 +1,6 @@
 #include "resnet_runtime/bundle.hpp"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -10,8 +8,11 @@
 #include <filesystem>
 
 #include "digest.hpp"
+#include "files.hpp"
 #include "resnet_runtime/error.hpp"
+#include "resnet_runtime/tensor.hpp"
 #include "strict_json.hpp"
+#include "words.hpp"
 
 namespace resnet {
 
@@ -32,43 +33,33 @@ bool is_link(const std::string& path) {
 /// A regular file that is not a link, open for reading.
 class File {
  public:
-  File(std::string path, std::string name) : path_(std::move(path)), name_(std::move(name)) {
-    if (is_link(path_)) throw bundle_error(folder_of(path_) + ": " + name_ + " is a link, and a bundle holds none");
-    descriptor_ = ::open(path_.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (descriptor_ < 0) {
-      const int why = errno;
-      if (why == ENOENT) throw bundle_error(folder_of(path_) + ": " + name_ + " is missing: copy the bundle again");
-      throw bundle_error(folder_of(path_) + ": " + name_ + " cannot be opened: " + std::strerror(why));
-    }
+  File(const std::string& path, const std::string& name)
+      : name_(folder_of(path) + ": " + name), descriptor_(path, O_NOFOLLOW | O_NONBLOCK) {
+    const int why = errno;
+    if (is_link(path)) throw bundle_error(name_ + " is a link, and a bundle holds none");
+    if (descriptor_.number() < 0 && why == ENOENT) throw bundle_error(name_ + " is missing: copy the bundle again");
+    if (descriptor_.number() < 0) throw bundle_error(name_ + " cannot be opened: " + std::strerror(why));
     struct stat about {};
-    if (fstat(descriptor_, &about) != 0 || !S_ISREG(about.st_mode)) {
-      ::close(descriptor_);
-      throw bundle_error(folder_of(path_) + ": " + name_ + " is not a regular file");
+    if (fstat(descriptor_.number(), &about) != 0 || !S_ISREG(about.st_mode)) {
+      throw bundle_error(name_ + " is not a regular file");
     }
     size_ = static_cast<std::size_t>(about.st_size);
   }
-  ~File() { ::close(descriptor_); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
 
   std::size_t size() const { return size_; }
 
   /// Up to `count` bytes; fewer only at the end.
   std::size_t read(char* to, std::size_t count) {
-    std::size_t done = 0;
-    while (done < count) {
-      const ssize_t got = ::read(descriptor_, to + done, count - done);
-      if (got == 0) break;
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) throw bundle_error(folder_of(path_) + ": " + name_ + " cannot be read: " + std::strerror(errno));
-      done += static_cast<std::size_t>(got);
+    try {
+      return descriptor_.read(to, count);
+    } catch (const std::system_error& error) {
+      throw bundle_error(name_ + " cannot be read: " + error.code().message());
     }
-    return done;
   }
 
  private:
-  std::string path_, name_;
-  int descriptor_ = -1;
+  std::string name_;
+  Descriptor descriptor_;
   std::size_t size_ = 0;
 };
 
@@ -139,7 +130,7 @@ std::optional<std::vector<std::string>> Bundle::labels() const {
   }
   const auto& shape = manifest_.outputs.front().shape;
   if (shape.size() != 1 || shape[0] != static_cast<std::int64_t>(labels.size())) {
-    std::string found = shape.size() == 1 ? std::to_string(shape[0]) + " classes" : "an output of another shape";
+    std::string found = shape.size() == 1 ? std::to_string(shape[0]) + " classes" : "an output of the shape " + shape_text(shape);
     throw bundle_error(path_ + ": labels.txt has " + std::to_string(labels.size()) + " labels, and the model has " +
                        found + ": export the model again with one label a class");
   }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <map>
 
+#include "words.hpp"
+
 namespace resnet::json {
 
 namespace {
@@ -13,12 +15,6 @@ bool is_positive_integer(const Value& value) { return is_integer(value) && value
 bool is_number(const Value& value) { return is_integer(value) || value.kind == Value::Kind::number; }
 bool is_string(const Value& value) { return value.kind == Value::Kind::string; }
 double as_double(const Value& value) { return is_integer(value) ? static_cast<double>(value.integer) : value.number; }
-
-std::string joined(const std::vector<std::string>& parts) {
-  std::string text;
-  for (const auto& part : parts) text += (text.empty() ? "" : ", ") + part;
-  return text;
-}
 
 }  // namespace
 

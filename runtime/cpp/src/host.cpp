@@ -1,6 +1,5 @@
 #include "host.hpp"
 
-#include <fcntl.h>
 #include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 #include <system_error>
 
 #include "digest.hpp"
+#include "files.hpp"
 
 namespace resnet {
 
@@ -78,26 +78,27 @@ std::string CompiledCache::path(const std::string& depends_on) const {
   return folder_ + "/" + sha256_of(depends_on).substr(0, 32) + ".compiled";
 }
 
+bool CompiledCache::holds(const std::string& depends_on) const {
+  std::error_code failed;
+  return !folder_.empty() && fs::exists(path(depends_on), failed);
+}
+
 std::optional<std::string> CompiledCache::load(const std::string& depends_on) const {
   if (folder_.empty()) return std::nullopt;
   const std::string name = path(depends_on);
-  const int descriptor = ::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
-  if (descriptor < 0) return std::nullopt;
+  const Descriptor file(name, O_NONBLOCK | O_NOFOLLOW);
   struct stat about {};
-  std::string data;
   // A library runs what it holds: another user's is not taken, wherever the folder is.
-  if (fstat(descriptor, &about) == 0 && S_ISREG(about.st_mode) && about.st_uid == getuid() &&
-      static_cast<std::uintmax_t>(about.st_size) <= largest) {
-    data.resize(static_cast<std::size_t>(about.st_size));
-    std::size_t done = 0;
-    while (done < data.size()) {
-      const ssize_t got = ::read(descriptor, data.data() + done, data.size() - done);
-      if (got <= 0) break;
-      done += static_cast<std::size_t>(got);
-    }
-    data.resize(done);
+  if (file.number() < 0 || fstat(file.number(), &about) != 0 || !S_ISREG(about.st_mode) || about.st_uid != getuid() ||
+      static_cast<std::uintmax_t>(about.st_size) > largest) {
+    return std::nullopt;
   }
-  ::close(descriptor);
+  std::string data(static_cast<std::size_t>(about.st_size), '\0');
+  try {
+    data.resize(file.read(data.data(), data.size()));
+  } catch (const std::system_error&) {
+    return std::nullopt;
+  }
   if (data.size() <= digits) return std::nullopt;
   Sha256 digest;
   digest.add(data.data() + digits, data.size() - digits);

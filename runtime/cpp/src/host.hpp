@@ -19,6 +19,9 @@ class CompiledCache {
   /// @param library  as the folder is named
   explicit CompiledCache(const std::string& library);
 
+  /// Whether there is something to load, whole or not.
+  bool holds(const std::string& depends_on) const;
+
   /// What was stored under the digest of `depends_on`, where it is whole and this user's own.
   std::optional<std::string> load(const std::string& depends_on) const;
 

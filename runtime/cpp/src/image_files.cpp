@@ -19,8 +19,10 @@ namespace {
 
 constexpr std::uint64_t most_pixels = 2 * std::uint64_t{178956970};  // as Pillow
 
+bool is_large(std::uint64_t width, std::uint64_t height) { return width * height > most_pixels; }
+
 void refuse_large(std::uint64_t width, std::uint64_t height, const std::string& name) {
-  if (width * height > most_pixels) {
+  if (is_large(width, height)) {
     throw Error(ErrorKind::image, name + " has " + std::to_string(height) + " x " + std::to_string(width) +
                                       " pixels (height x width), more than " + std::to_string(most_pixels));
   }
@@ -88,7 +90,7 @@ struct Jpeg {
 };
 
 /// False where libjpeg failed. In a function of its own: longjmp returns into it and passes no destructor.
-bool decompress(Jpeg& jpeg, const std::string& data, bool (*too_large)(std::uint64_t, std::uint64_t)) {
+bool decompress(Jpeg& jpeg, const std::string& data) {
   jpeg_decompress_struct& state = jpeg.state;
   state.err = jpeg_std_error(&jpeg.trouble.manager);
   jpeg.trouble.manager.error_exit = jpeg_failed;
@@ -98,7 +100,7 @@ bool decompress(Jpeg& jpeg, const std::string& data, bool (*too_large)(std::uint
   jpeg_mem_src(&state, reinterpret_cast<const unsigned char*>(data.data()), static_cast<unsigned long>(data.size()));
   jpeg_save_markers(&state, JPEG_APP0 + 1, 0xFFFF);
   jpeg_read_header(&state, TRUE);
-  if (too_large(state.image_width, state.image_height)) return true;
+  if (is_large(state.image_width, state.image_height)) return true;
   const bool gray = state.jpeg_color_space == JCS_GRAYSCALE;
   jpeg.is_other = state.jpeg_color_space == JCS_CMYK || state.jpeg_color_space == JCS_YCCK;
   if (jpeg.is_other) return true;
@@ -125,10 +127,7 @@ bool decompress(Jpeg& jpeg, const std::string& data, bool (*too_large)(std::uint
 
 Decoded jpeg_from_bytes(const std::string& data, const std::string& name) {
   const auto jpeg = std::make_unique<Jpeg>();
-  const bool read = decompress(*jpeg, data, [](std::uint64_t width, std::uint64_t height) {
-    return width * height > most_pixels;
-  });
-  if (!read || jpeg->trouble.warned) throw unreadable(name, jpeg->trouble.message);
+  if (!decompress(*jpeg, data) || jpeg->trouble.warned) throw unreadable(name, jpeg->trouble.message);
   if (jpeg->is_other) throw unreadable(name, "it is a CMYK JPEG: save it as RGB");
   refuse_large(jpeg->state.image_width, jpeg->state.image_height, name);
   return std::move(jpeg->decoded);
@@ -167,7 +166,7 @@ bool decompress(Png& reader) {
   png_set_read_fn(png, &reader, png_more);
   png_set_user_limits(png, 1U << 30U, 1U << 30U);
   png_read_info(png, info);
-  if (std::uint64_t{png_get_image_width(png, info)} * png_get_image_height(png, info) > most_pixels) return true;
+  if (is_large(png_get_image_width(png, info), png_get_image_height(png, info))) return true;
   png_set_strip_16(png);  // the high byte, as Python's runtime takes it
   png_set_palette_to_rgb(png);
   png_set_expand_gray_1_2_4_to_8(png);

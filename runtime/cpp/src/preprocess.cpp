@@ -1,9 +1,5 @@
 #include "resnet_runtime/preprocess.hpp"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -12,6 +8,7 @@
 #include <functional>
 #include <new>
 
+#include "files.hpp"
 #include "images.hpp"
 #include "resnet_runtime/error.hpp"
 
@@ -31,31 +28,30 @@ bool is_huge(std::int64_t height, std::int64_t width) {
 }
 
 std::string file_bytes(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) {
+  const Descriptor file(path, 0);
+  if (file.number() < 0) {
     if (errno == ENOENT) throw Error(ErrorKind::image, path + " does not exist");
     throw Error(ErrorKind::image, path + " cannot be read: " + std::strerror(errno));
   }
   std::string data;
   std::array<char, 1 << 16> buffer{};
-  int why = 0;
-  while (static_cast<std::int64_t>(data.size()) <= max_file_bytes) {
-    const ssize_t got = ::read(descriptor, buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) why = errno;
-    if (got <= 0) break;
-    data.append(buffer.data(), static_cast<std::size_t>(got));
+  try {
+    std::size_t got = buffer.size();
+    while (got == buffer.size() && static_cast<std::int64_t>(data.size()) <= max_file_bytes) {
+      got = file.read(buffer.data(), buffer.size());
+      data.append(buffer.data(), got);
+    }
+  } catch (const std::system_error& error) {
+    const bool folder = error.code() == std::errc::is_a_directory;
+    if (folder) throw Error(ErrorKind::image, path + " is a directory, and an image is a file");
+    throw Error(ErrorKind::image, path + " cannot be read: " + error.code().message());
   }
-  ::close(descriptor);
-  if (why == EISDIR) throw Error(ErrorKind::image, path + " is a directory, and an image is a file");
-  if (why != 0) throw Error(ErrorKind::image, path + " cannot be read: " + std::strerror(why));
   if (static_cast<std::int64_t>(data.size()) > max_file_bytes) {
     throw Error(ErrorKind::image, path + " has more than " + std::to_string(max_file_bytes) +
                                       " bytes, which is no image for a classifier");
   }
   return data;
 }
-
 
 /// RGB, with the transparency dropped or laid on white or black.
 Pixels as_rgb(const Pixels& from, const std::string& alpha) {

@@ -10,6 +10,7 @@
 
 #include "resnet_runtime/error.hpp"
 #include "strict_json.hpp"
+#include "words.hpp"
 
 namespace resnet {
 
@@ -25,6 +26,12 @@ constexpr std::array<std::pair<const char*, const char*>, 7> preference{{
     {"openvino", "fp32"},
 }};  // fastest first, as in Python's selection
 
+bool is_preferred(const std::string& backend, const std::string& precision) {
+  return std::any_of(preference.begin(), preference.end(), [&](const auto& one) {
+    return one.first == backend && one.second == precision;
+  });
+}
+
 constexpr std::array<const char*, 4> precisions{"fp32", "bf16", "fp16", "int8"};
 
 constexpr double min_int8_speedup = 1.3;
@@ -36,12 +43,6 @@ constexpr std::array<std::pair<const char*, const char*>, 5> dot_products{{
     {"i8mm", "i8mm"},
     {"asimddp", "dotprod"},
 }};  // from a flag of the Linux kernel to the name of the instructions, the fastest first
-
-std::string joined(const std::vector<std::string>& parts) {
-  std::string text;
-  for (const auto& part : parts) text += (text.empty() ? "" : ", ") + part;
-  return text;
-}
 
 std::string floored(double ratio) { return json::general(std::floor(ratio * 100) / 100); }
 
@@ -86,13 +87,37 @@ std::optional<std::string> slow(const Variant& variant, const BackendFacts& fact
   return std::nullopt;
 }
 
+using Refused = std::map<std::string, std::string>;
+
 struct Candidate {
   const Variant* variant = nullptr;
   std::string refusal;
+  const Engine* engine = nullptr;
 };
 
+/// An engine of the variant that runs on this host, one that was verified on such a device first; or why not.
+Candidate engine_for(const Manifest& manifest, const Variant& variant, const EngineHost& host, const Refused& refused) {
+  std::vector<const Engine*> held, fitting;
+  for (const auto& engine : manifest.engines) {
+    if (engine.variant == variant.id) held.push_back(&engine);
+  }
+  if (held.empty()) return {nullptr, "no engine in the bundle: " + build_command(variant.precision) + " builds one here"};
+  const auto rank = [&](const Engine* engine) { return is_verified(*engine, host) ? 0 : engine->verified_on ? 1 : 2; };
+  std::stable_sort(held.begin(), held.end(), [&](auto a, auto b) { return rank(a) < rank(b); });
+  std::copy_if(held.begin(), held.end(), std::back_inserter(fitting), [&](auto one) { return misfit(*one, host).empty(); });
+  if (fitting.empty()) return {nullptr, misfit(*held.front(), host)};
+  std::vector<std::string> reasons;
+  for (const auto* engine : fitting) {
+    const auto found = refused.find(engine->id);
+    if (found == refused.end()) return {&variant, "", engine};
+    reasons.push_back(found->second);
+  }
+  return {nullptr, joined(reasons, "; ")};
+}
+
 /// The variant of that precision that the backend computes at all, or why there is none.
-Candidate candidate(const Manifest& manifest, const BackendFacts& facts, const std::string& precision) {
+Candidate candidate(const Manifest& manifest, const BackendFacts& facts, const std::string& precision,
+                    const Refused& refused) {
   std::vector<const Variant*> held;
   for (const auto& variant : manifest.variants) {
     if (variant.precision == precision) held.push_back(&variant);
@@ -104,17 +129,7 @@ Candidate candidate(const Manifest& manifest, const BackendFacts& facts, const s
   if (facts.precisions.count(precision) == 0) {
     return {nullptr, "this CPU has no " + precision + " arithmetic, it would be another precision"};
   }
-  if (!facts.engine_misfit) return {*fitting, ""};
-  std::string refusal = "no engine in the bundle";
-  bool first = true;
-  for (const auto& engine : manifest.engines) {
-    if (engine.variant != (*fitting)->id) continue;
-    const std::string why_not = facts.engine_misfit(engine);
-    if (why_not.empty()) return {*fitting, ""};
-    if (first) refusal = why_not;
-    first = false;
-  }
-  return {nullptr, refusal};
+  return facts.engines_on ? engine_for(manifest, **fitting, *facts.engines_on, refused) : Candidate{*fitting, ""};
 }
 
 std::string why(const Variant& variant, const BackendFacts& facts, const std::string& asked) {
@@ -152,7 +167,8 @@ void check_request(const Manifest& manifest, const std::vector<const BackendFact
 
 }  // namespace
 
-Choice choose(const Manifest& manifest, const std::vector<BackendFacts>& host, const Options& options) {
+Choice choose(const Manifest& manifest, const std::vector<BackendFacts>& host, const Options& options,
+              const Refused& refused) {
   const std::string& asked = options.precision;
   if (asked != "auto" && std::find(precisions.begin(), precisions.end(), asked) == precisions.end()) {
     throw Error(ErrorKind::input, "there is no precision '" + asked + "': take auto, fp32, bf16, fp16, int8");
@@ -185,7 +201,7 @@ Choice choose(const Manifest& manifest, const std::vector<BackendFacts>& host, c
       return one->name == name;
     });
     if (facts == usable.end() || (asked != "auto" && asked != precision)) continue;
-    Candidate found = candidate(manifest, **facts, precision);
+    Candidate found = candidate(manifest, **facts, precision, refused);
     passed_over = passed_over || found.variant != nullptr;
     std::optional<std::string> refusal;
     if (found.variant == nullptr) {
@@ -199,13 +215,24 @@ Choice choose(const Manifest& manifest, const std::vector<BackendFacts>& host, c
       continue;
     }
     reasons.push_back(where + why(*found.variant, **facts, asked));
-    return {name, found.variant->id, precision, reasons};
+    Choice choice{name, found.variant->id, precision, reasons, std::nullopt};
+    if (found.engine != nullptr) choice.engine = found.engine->id;
+    return choice;
+  }
+  std::vector<std::string> tried;
+  for (const auto* facts : usable) tried.push_back(facts->name);
+  for (const auto& variant : manifest.variants) {
+    for (const auto* facts : usable) {
+      if ((asked != "auto" && asked != variant.precision) || is_preferred(facts->name, variant.precision)) continue;
+      reasons.push_back(variant.precision + " on " + facts->name + ": the backend " + facts->name + " does not run " +
+                        variant.precision + " variants");
+    }
   }
   if (asked == "auto" && passed_over) {
-    throw Error(ErrorKind::unavailable,
-                "auto passed over all that the bundle has for this host: name the precision to take", reasons);
+    throw Error(ErrorKind::unavailable, "auto passed over all that the bundle has for " + joined(tried) +
+                                            " on this host: name the precision to take", reasons);
   }
-  throw Error(ErrorKind::unavailable, "nothing in the bundle can be computed on this host", reasons);
+  throw Error(ErrorKind::unavailable, "nothing in the bundle can be computed by " + joined(tried) + " on this host", reasons);
 }
 
 std::string instructions_from_cpuinfo(const std::string& text) {

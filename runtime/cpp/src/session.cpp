@@ -7,20 +7,15 @@
 #include <vector>
 
 #include "backends/backends.hpp"
+#include "check.hpp"
+#include "loading.hpp"
 #include "resnet_runtime/preprocess.hpp"
 #include "selection.hpp"
+#include "words.hpp"
 
 namespace resnet {
 
 namespace {
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string text = "(";
-  for (std::size_t index = 0; index < shape.size(); ++index) {
-    text += (index == 0 ? "" : ", ") + std::to_string(shape[index]);
-  }
-  return text + (shape.size() == 1 ? ",)" : ")");
-}
 
 const char* type_name(DataType type) { return type == DataType::float32 ? "float32" : "uint8"; }
 
@@ -56,7 +51,7 @@ void run(Backend& backend, const void* batch, std::int64_t count, float* const* 
 std::unique_ptr<Backend> open_backend(const Bundle& bundle, const Choice& choice, const Options& options) {
   const Variant* variant = bundle.manifest().variant(choice.variant);
 #ifdef RESNET_WITH_TENSORRT
-  if (choice.backend == "tensorrt") return tensorrt::open(bundle, *variant, options);
+  if (choice.backend == "tensorrt") return tensorrt::open(bundle, *variant, *choice.engine);
 #endif
 #ifdef RESNET_WITH_OPENVINO
   if (choice.backend == "openvino") return openvino::open(bundle, *variant, options);
@@ -83,7 +78,7 @@ struct Session::State {
   Backend& open() const {
     if (process != getpid()) {
       throw Error(ErrorKind::closed,
-                  "the session was loaded before this process was forked: load the bundle in each process");
+                  "the session was loaded before this process was forked: fork first, and load the bundle in each process");
     }
     return *backend;
   }
@@ -109,15 +104,13 @@ struct Session::State {
 };
 
 Session Session::load(const std::string& path, const Options& options) {
-  Bundle bundle = Bundle::open(path);
+  const Bundle bundle = Bundle::open(path);
   if (options.intent != "latency" && options.intent != "throughput") {
     throw Error(ErrorKind::input, "there is no intent '" + options.intent + "': take latency or throughput");
   }
   if (options.threads < 0) throw Error(ErrorKind::input, "threads is below 0: 0 leaves it to the library");
   try {
-    Choice choice = choose(bundle.manifest(), host_facts(bundle.manifest(), options), options);
-    std::unique_ptr<Backend> backend = open_backend(bundle, choice, options);
-    return {std::move(bundle), std::move(backend), std::move(choice)};
+    return session_from_bundle(bundle, host_facts(bundle.manifest(), options), options, open_backend);
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
@@ -180,6 +173,21 @@ Outputs Session::infer_images(const std::vector<std::string>& paths) const {
   const Manifest& manifest = state_->bundle.manifest();
   const ImageBatch made = batch_from_files(paths, manifest.preprocessing, manifest.input);
   return infer(made.view());
+}
+
+Parity Session::check() const {
+  const Choice& choice = state_->choice;
+  const Variant* variant = state_->bundle.manifest().variant(choice.variant);
+  if (variant == nullptr) throw Error(ErrorKind::input, "the session's choice names no variant of the bundle");
+  const Limits& limits = variant->gate.limits;
+  const Parity measured = parity_of(*this, tie_of(limits));
+  const std::string engine = choice.engine ? " (engine " + *choice.engine + ")" : "";
+  std::vector<std::string> found;
+  for (const auto& fault : faults(measured, limits)) {
+    found.push_back(choice.variant + " on " + choice.backend + engine + ": " + fault);
+  }
+  if (found.empty()) return measured;
+  throw Error(ErrorKind::check, "the bundle does not compute on this host what the model computed", found);
 }
 
 const Bundle& Session::bundle() const noexcept { return state_->bundle; }

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <map>
 #include <thread>
 
 #include "resnet_runtime/preprocess.hpp"
@@ -95,6 +96,13 @@ void load(const Words& words) {
   std::cout << '\n';
 }
 
+/// check BUNDLE BACKEND PRECISION: how far its answers are from eager's, or what is outside the gate.
+void check(const Words& words) {
+  const auto session = resnet::Session::load(words.at(0), options_of(words.at(1), words.at(2), "0"));
+  const resnet::Parity found = session.check();
+  std::cout << "ok\t" << found.samples << '\t' << found.max_error << '\t' << found.centred_cosine << '\n';
+}
+
 /// infer BUNDLE BACKEND PRECISION THREADS INPUT COUNT OUTPUT: raw arrays; OUTPUT gets one file for each output.
 void infer(const Words& words) {
   const auto session = resnet::Session::load(words.at(0), options_of(words.at(1), words.at(2), words.at(3)));
@@ -147,8 +155,15 @@ void preprocess(const Words& words) {
   std::cout << "ok\n";
 }
 
-/// fork BUNDLE: what a child process is answered by the session of its parent.
+/// fork BUNDLE: what a child process is answered that loads its own session, and then what one by that of its parent.
 void forked(const Words& words) {
+  if (const pid_t first = fork(); first == 0) {
+    load({words.at(0), "openvino", "fp32", "0"});
+    std::cout.flush();
+    _exit(0);
+  } else {
+    waitpid(first, nullptr, 0);
+  }
   auto session = resnet::Session::load(words.at(0));
   const std::vector<char> zeros(session.signature().input.elements() * 4, 0);
   std::cout.flush();
@@ -160,9 +175,13 @@ void forked(const Words& words) {
     } catch (const resnet::Error& error) {
       say(error);
     }
-    session = resnet::Session::load(words.at(0));  // as the sentence says
-    session.infer(view_of(session, {zeros.begin(), zeros.end()}, 1));
-    std::cout << "ok" << std::endl;
+    try {
+      session = resnet::Session::load(words.at(0));
+      std::cout << "loaded" << std::endl;
+    } catch (const resnet::Error& error) {
+      say(error);
+    }
+    std::cout.flush();
     _exit(0);
   }
   int status = 0;
@@ -201,16 +220,17 @@ void misuse(const Words& words) {
 
 int main(int count, char** arguments) {
   const Words words(arguments + std::min(count, 2), arguments + count);
-  const std::string command = count > 1 ? arguments[1] : "";
+  const std::map<std::string, void (*)(const Words&)> commands{
+      {"manifest", manifest}, {"bundle", bundle},         {"load", load},   {"check", check},   {"infer", infer},
+      {"threads", threads},   {"preprocess", preprocess}, {"fork", forked}, {"misuse", misuse},
+  };
+  const auto command = commands.find(count > 1 ? arguments[1] : "");
+  if (command == commands.end()) {
+    std::cerr << "there is no such command\n";
+    return 2;
+  }
   try {
-    if (command == "manifest") manifest(words);
-    if (command == "bundle") bundle(words);
-    if (command == "load") load(words);
-    if (command == "infer") infer(words);
-    if (command == "threads") threads(words);
-    if (command == "preprocess") preprocess(words);
-    if (command == "fork") forked(words);
-    if (command == "misuse") misuse(words);
+    command->second(words);
   } catch (const resnet::Error& error) {
     say(error);
   }

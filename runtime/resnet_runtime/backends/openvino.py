@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -48,6 +49,15 @@ from .quantized_probe import QUANTIZED_CONVOLUTION
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """INFERENCE_PRECISION_HINT. It is of what is not quantized: what an int8 graph leaves is FP32, and never BF16."""
 
+LEFT_BEHIND: Final = (
+    "OpenVINO's threads are in the process that this one was forked from: fork before the first bundle is loaded, or "
+    "spawn the process"
+)
+"""Of a process that was forked after OpenVINO began in its parent: what is loaded there may wait for ever for a lock
+that a thread of the parent's held when it was copied."""
+
+_left_behind: list[bool] = []
+
 _INTEGERS: Final = ("i8", "u8")
 _MAX_COMPILED: Final = 4
 _AS_USUAL: Final = OpenOptions()
@@ -56,6 +66,8 @@ _AS_USUAL: Final = OpenOptions()
 @functools.cache
 def facts() -> BackendFacts:
     """Which precisions this CPU computes, each shown on a convolution, now or to an earlier process on such a host."""
+    if _left_behind:
+        return BackendFacts("openvino", None, LEFT_BEHIND)
     return kept_or_shown("openvino", ("openvino",), _shown)
 
 
@@ -149,6 +161,8 @@ class OpenVINOBackend:
     """
 
     def __init__(self, model: Model, signature: Signature, precision: str, options: OpenOptions = _AS_USUAL) -> None:
+        if (missing := facts().missing) is not None:
+            raise UnavailableError(missing)
         if precision not in facts().precisions:
             raise UnavailableError(
                 f"OpenVINO does not compute {precision} on this CPU, it would compute the graph in another precision: "
@@ -391,6 +405,17 @@ class _Running:
 @functools.cache
 def _core() -> Any:
     return openvino_without_conversion().Core()
+
+
+def _after_a_fork() -> None:
+    """In the child."""
+    if _core.cache_info().currsize:
+        _left_behind.append(True)
+        facts.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_a_fork)
 
 
 def _check_importable() -> None:

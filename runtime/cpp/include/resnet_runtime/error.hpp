@@ -7,7 +7,7 @@
 
 namespace resnet {
 
-/// Whose fault it is; the names are those of Python's exceptions, of which `check` is not thrown here yet.
+/// Whose fault it is; the names are those of Python's exceptions.
 enum class ErrorKind { input, image, bundle, manifest, unavailable, backend, check, closed };
 
 /// What went wrong, in one sentence that names the thing, what was found and how to mend it.

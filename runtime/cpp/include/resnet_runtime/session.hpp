@@ -26,13 +26,15 @@ struct Options {
 struct Choice {
   std::string backend, variant, precision;
   std::vector<std::string> reasons;
+  std::optional<std::string> engine;  ///< the id of the engine that was taken, of a backend that runs engines
 };
 
-/// Answers batches. Safe to call from several threads; a process that was forked loads its own.
+/// Answers batches. Safe to call from several threads; where processes are forked, before the first one is loaded.
 class Session {
  public:
   /// Throws Error: bundle and manifest where the directory is not an intact bundle, input where there is no such
-  /// backend, precision or intent, unavailable where this host lacks what was asked for, backend where it failed.
+  /// backend, precision or intent, unavailable where this host lacks what was asked for, backend where it failed, check
+  /// where an engine that was never verified on such a device answers wrongly and nothing else can be taken.
   static Session load(const std::string& path, const Options& options = {});
 
   /// With a backend of the caller's, which has the bundle's signature.
@@ -52,6 +54,11 @@ class Session {
 
   /// Answers into new arrays, of images made ready by the bundle's preprocessing. Throws Error (image, input) too.
   Outputs infer_images(const std::vector<std::string>& paths) const;
+
+  /// How far the answers to the bundle's own inputs are from those of the model that was trained, held to the gate of
+  /// the variant. Throws Error: check where they are outside its limits, bundle, backend, input where the session's
+  /// choice names no variant.
+  Parity check() const;
 
   const Bundle& bundle() const noexcept;
   const Signature& signature() const noexcept;

@@ -24,7 +24,8 @@ std::unique_ptr<Backend> open(const Bundle& bundle, const Variant& variant, cons
 namespace tensorrt {
 /// Of the precisions that a bundle has.
 BackendFacts facts(const std::set<std::string>& wanted);
-std::unique_ptr<Backend> open(const Bundle& bundle, const Variant& variant, const Options& options);
+/// @param engine  its id, of an engine of the variant
+std::unique_ptr<Backend> open(const Bundle& bundle, const Variant& variant, const std::string& engine);
 }  // namespace tensorrt
 #endif
 

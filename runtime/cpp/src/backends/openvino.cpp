@@ -1,6 +1,9 @@
 // OpenVINO on the CPU: static shapes, and the precision always explicit and always looked at.
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -49,6 +52,13 @@ ov::AnyMap config_of(const std::string& precision, const Options& options) {
     config["INFERENCE_NUM_THREADS"] = *limit;
   }
   return config;
+}
+
+/// Whether the CPU has instructions for it.
+bool is_native(ov::Core& core, std::string precision) {
+  std::transform(precision.begin(), precision.end(), precision.begin(), [](unsigned char c) { return std::toupper(c); });
+  const auto listed = core.get_property("CPU", ov::device::capabilities);
+  return std::find(listed.begin(), listed.end(), precision) != listed.end();
 }
 
 /// Whether OpenVINO, asked for `precision`, rounds to it: 100 * 300 * 8 is over FP16's range, and BF16 keeps 8 bits.
@@ -162,9 +172,11 @@ class OpenVinoBackend : public Backend {
         signature_(signature_from_manifest(bundle.manifest())),
         config_(config_of(variant.precision, options)),
         cache_("openvino-cpp"),
-        keeps_(options.keeps_compiled && cpu_digest().has_value()),
+        cpu_(options.keeps_compiled ? cpu_digest() : std::nullopt),
+        keeps_(cpu_.has_value()),
         throughput_(options.intent == "throughput"),
         description_("OpenVINO " + std::string(ov::get_openvino_version().buildNumber) + ", " + variant.precision +
+                     (is_native(core_, variant.precision) ? "" : ", emulated") +
                      (throughput_ ? ", for throughput" : "")) {
     for (const auto& layer : variant.kept_higher) kept_.insert(layer.node);
     compiled_for(signature_.smallest_batch);
@@ -253,7 +265,7 @@ class OpenVinoBackend : public Backend {
   std::string about(std::int64_t size) const {
     std::ostringstream text;
     text << variant_.file.sha256 << '\n' << variant_.precision << '\n' << ov::get_openvino_version().buildNumber;
-    text << '\n' << cpu_digest().value_or("") << '\n' << shape_for(size);
+    text << '\n' << cpu_.value_or("") << '\n' << shape_for(size);
     for (const auto& [key, value] : config_) text << '\n' << key << '=' << value.as<std::string>();
     for (const auto& name : kept_) text << '\n' << name;
     return text.str();
@@ -285,6 +297,7 @@ class OpenVinoBackend : public Backend {
 
   /// What an earlier process compiled, of a file that is still the one that was listed.
   std::shared_ptr<Compiled> kept_of(std::int64_t size) {
+    if (!cache_.holds(about(size))) return nullptr;
     auto verified = std::async(verified_ ? std::launch::deferred : std::launch::async,
                                [this] { if (!verified_) bundle_.verify(variant_.file); });
     auto data = cache_.load(about(size));
@@ -305,14 +318,22 @@ class OpenVinoBackend : public Backend {
   Signature signature_;
   ov::AnyMap config_;
   CompiledCache cache_;
+  std::optional<std::string> cpu_;
   bool keeps_, throughput_, verified_ = false;
+  ov::Core core_;
   std::string description_;
   std::set<std::string> kept_;
-  ov::Core core_;
   std::shared_ptr<ov::Model> model_;
   std::mutex mutex_;
   std::list<std::pair<std::int64_t, std::shared_ptr<Compiled>>> compiled_;  // the last one used first
 };
+
+/// Whether this process was forked after OpenVINO began in its parent: what is loaded here may wait for ever for a lock
+/// that a thread of the parent's held when it was copied. Those threads are the process's, and so is what is known of them.
+bool is_left_behind() {
+  static const pid_t began = getpid();
+  return began != getpid();
+}
 
 }  // namespace
 
@@ -320,16 +341,18 @@ BackendFacts facts(const std::set<std::string>& wanted) {
   BackendFacts found;
   found.name = "openvino";
   found.instructions = host_instructions();
+  if (is_left_behind()) {
+    found.missing =
+        "OpenVINO's threads are in the process that this one was forked from: fork before the first bundle is loaded, or "
+        "spawn the process";
+    return found;
+  }
   try {
     ov::Core core;
-    const auto listed = core.get_property("CPU", ov::device::capabilities);
-    const auto lists = [&](const std::string& name) {
-      return std::find(listed.begin(), listed.end(), name) != listed.end();
-    };
-    for (const auto& [precision, name] : {std::pair{"fp32", "FP32"}, std::pair{"bf16", "BF16"}, std::pair{"fp16", "FP16"}}) {
-      if (wanted.count(precision) != 0 && rounds_to(core, precision)) found.precisions[precision] = lists(name);
+    for (const char* precision : {"fp32", "bf16", "fp16"}) {
+      if (wanted.count(precision) != 0 && rounds_to(core, precision)) found.precisions[precision] = is_native(core, precision);
     }
-    if (wanted.count("int8") != 0 && lists("INT8")) found.precisions["int8"] = true;
+    if (wanted.count("int8") != 0 && is_native(core, "int8")) found.precisions["int8"] = true;
   } catch (const std::exception& error) {
     found.missing = "openvino finds no usable CPU device here: " + reason(error);
   }

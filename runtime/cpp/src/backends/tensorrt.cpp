@@ -113,62 +113,17 @@ struct Graph {
   }
 };
 
+/// As Python's module has it.
 std::string version_text() {
-  const int number = getInferLibVersion();  // major * 10000 + minor * 100 + patch
-  return std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." + std::to_string(number % 100);
+  return std::to_string(getInferLibMajorVersion()) + "." + std::to_string(getInferLibMinorVersion()) + "." +
+         std::to_string(getInferLibPatchVersion()) + "." + std::to_string(getInferLibBuildVersion());
 }
 
-struct Device {
-  std::string name, capability;
-};
-
-Device device() {
+EngineHost engine_host() {
   cudaDeviceProp about{};
   check(cudaGetDeviceProperties(&about, ordinal), "ask for the GPU");
-  return {about.name, std::to_string(about.major) + "." + std::to_string(about.minor)};
-}
-
-std::vector<int> numbers_of(const std::string& text) {
-  std::vector<int> numbers(1, 0);
-  for (const char c : text) {
-    if (c == '.') {
-      numbers.push_back(0);
-    } else if (c >= '0' && c <= '9' && numbers.back() < 100000) {
-      numbers.back() = numbers.back() * 10 + (c - '0');
-    }
-  }
-  return numbers;
-}
-
-/// The first three numbers of a version: what the library tells of itself.
-bool is_version(const std::string& built, const std::string& here) {
-  auto numbers = numbers_of(built);
-  numbers.resize(3);
-  return numbers == numbers_of(here);
-}
-
-/// Why the engine does not run here, or "".
-std::string misfit(const Engine& engine, const Device& here) {
-  const std::string version = version_text();
-  const std::string built = "the engine " + engine.id + " was built by " + engine.builder + " " + engine.builder_version +
-                            " for " + engine.gpu.value_or("several GPUs") + " on " + engine.platform;
-  const std::string how = ": build one here with resnet-export BUNDLE --engine tensorrt";
-  const bool any_version = engine.compatibility.find("+versions") != std::string::npos;
-  const auto was = numbers_of(engine.builder_version), is = numbers_of(version);
-  const bool fits = any_version ? was.front() == is.front() && was <= is : is_version(engine.builder_version, version);
-  if (engine.builder != "tensorrt" || !fits) return built + ", and here is TensorRT " + version + how;
-  const auto& listed = engine.compute_capabilities;
-  const bool plus = engine.compatibility.rfind("ampere_plus", 0) == 0;
-  const bool capable = plus ? numbers_of(here.capability) >= std::vector<int>{8, 0}
-                            : std::find(listed.begin(), listed.end(), here.capability) != listed.end();
-  if (!capable || (!plus && engine.gpu && *engine.gpu != here.name)) {
-    return built + ", and here is " + here.name + " with compute capability " + here.capability + how;
-  }
-  if (!engine.verified_on || engine.verified_on->rfind(here.name + ", tensorrt ", 0) != 0) {
-    return "the engine " + engine.id + " was never verified on " + here.name +
-           ": check it with resnet-run BUNDLE --check, or build one here with resnet-export BUNDLE --engine tensorrt";
-  }
-  return "";
+  const std::string capability = std::to_string(about.major) + "." + std::to_string(about.minor);
+  return {"tensorrt", version_text(), own_platform(), about.name, capability};
 }
 
 class TensorRtBackend : public Backend {
@@ -418,19 +373,14 @@ BackendFacts facts(const std::set<std::string>&) {
     cudaGetLastError();
     return found;
   }
-  found.engine_misfit = [here = device()](const Engine& engine) { return misfit(engine, here); };
+  found.engines_on = engine_host();
   return found;
 }
 
-std::unique_ptr<Backend> open(const Bundle& bundle, const Variant& variant, const Options&) {
-  const Device here = device();
-  std::string refusal = "no engine in the bundle is of " + variant.id;
-  for (const auto& engine : bundle.manifest().engines) {
-    if (engine.variant != variant.id) continue;
-    refusal = misfit(engine, here);
-    if (refusal.empty()) return std::make_unique<TensorRtBackend>(bundle.read(engine.file), bundle, variant);
-  }
-  throw Error(ErrorKind::unavailable, refusal);
+std::unique_ptr<Backend> open(const Bundle& bundle, const Variant& variant, const std::string& engine) {
+  const auto& engines = bundle.manifest().engines;
+  const auto& found = *std::find_if(engines.begin(), engines.end(), [&](const Engine& one) { return one.id == engine; });
+  return std::make_unique<TensorRtBackend>(bundle.read(found.file), bundle, variant);
 }
 
 }  // namespace resnet::tensorrt
