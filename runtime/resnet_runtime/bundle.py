@@ -158,8 +158,9 @@ class Bundle:
         names = [output.name for output in self.manifest.outputs]
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                inputs = archive["input"]
-                outputs = {name: archive[f"output.{name}"] for name in names}
+                # A member that is no array is given as its bytes.
+                inputs = np.asarray(archive["input"])
+                outputs = {name: np.asarray(archive[f"output.{name}"]) for name in names}
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on what is not an archive
             raise BundleError(f"{self.path}: {self.manifest.check.path} cannot be read: {error}") from None
         entry = self.manifest.input

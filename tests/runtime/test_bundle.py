@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -232,12 +234,22 @@ def test_a_name_that_the_system_refuses(tmp_path: Path) -> None:
     assert "cannot be opened: File name too long" in refusal(tmp_path / ("b" * 300))
 
 
+def not_an_array() -> bytes:
+    """An archive whose input is a text."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("input.npy", b"text")
+        archive.writestr("output.logits.npy", b"text")
+    return made.getvalue()
+
+
 INPUTS = np.zeros((4, 3, 8, 8), np.float32)
 LOGITS = np.zeros((4, 4), np.float64)
 CHECKS = {
     "not an archive": (b"PK\x03\x04 but no archive", "cannot be read"),
     "an array instead": (b"\x93NUMPY", "cannot be read"),
     "a cut archive": (check_npz(INPUTS, {"logits": LOGITS})[:-30], "cannot be read"),
+    "no array": (not_an_array(), "the inputs in check.npz are"),
     "no such output": (check_npz(INPUTS, {"features": LOGITS}), "cannot be read"),
     "other samples": (check_npz(INPUTS, {"logits": LOGITS[:3]}), "output.logits in check.npz does not fit its inputs"),
     "other classes": (

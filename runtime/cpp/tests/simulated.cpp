@@ -40,7 +40,7 @@ class Rows : public resnet::Backend {
         const float* from = values_.data() + begin + (next_ + row) % samples * elements;
         float* to = outputs[index] + row * elements;
         std::copy_n(from, elements, to);
-        to[elements > 1 ? 1 : 0] += more_;
+        if (index == 0) to[1] += more_;
       }
       begin += samples * elements;
     }
