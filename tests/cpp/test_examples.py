@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import resnet_runtime
+from tests.examples.page import PAGE, cpp_outputs
 
 from .conftest import BUILD
 
@@ -40,6 +42,17 @@ def test_classify(tiny_bundle: Path, pictures: list[Path]) -> None:
         assert lines[0].partition("  ")[0] == name
     done = subprocess.run([BUILD / "classify", tiny_bundle, "nothing.png"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "nothing.png does not exist\n")
+
+
+def test_the_page_shows_what_they_say() -> None:
+    """But for the last digits of a logit, which depend on the CPU."""
+
+    def rounded(text: str) -> str:
+        return re.sub(r"(\d\.\d{3})\d+", r"\1", text)
+
+    shown = rounded(PAGE.read_text())
+    for said in cpp_outputs(BUILD).values():
+        assert rounded(said) + "\n" in shown, "run python -m tests.examples.page"
 
 
 def test_service(tiny_bundle: Path, pictures: list[Path]) -> None:

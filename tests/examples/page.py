@@ -1,4 +1,7 @@
-"""``python -m tests.examples.page``: docs/embedding.md, whose outputs are of the examples, run."""
+"""``python -m tests.examples.page``: docs/embedding.md, whose outputs are of the examples, run.
+
+Those of C++ are taken from where ``make test-cpp`` builds them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +29,23 @@ BUNDLE: Final = ROOT / "tests" / "runtime" / "golden" / "resnet-bundle-1-int8"
 TEMPLATE: Final = Path(__file__).with_name("embedding.md.in")
 
 
-def page() -> str:
-    """The text."""
+def cpp_outputs(build: Path) -> dict[str, str]:
+    """What the examples in C++ say, by their names."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_bundle(folder / "model.bundle")
+        names = "\n".join(path.name for path in pictures_in(folder, 4))
+        classified = _said(folder, build / "classify", "model.bundle", "00.png")
+        served = _said(folder, build / "service", "model.bundle", given=names)
+    return {"classify": _shown(classified), "service": _shown("\n".join(sorted(served.splitlines())))}
+
+
+def page(cpp: Mapping[str, str]) -> str:
+    """The text.
+
+    Args:
+        cpp: as ``cpp_outputs`` gives them.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_bundle(folder / "model.bundle")
@@ -40,6 +59,7 @@ def page() -> str:
         for path in pictures[8:]:
             shutil.copy(path, folder / "pictures")
         return TEMPLATE.read_text().format(
+            **cpp,
             embed=_run(folder, "embed.py", "model.bundle", *(path.name for path in pictures[:4])),
             curl=_shown(_answered(folder / "model.bundle", pictures[0])),
             first=first,
@@ -63,6 +83,11 @@ def _run(folder: Path, example: str, *arguments: str, error: bool = False) -> st
     return _shown(done.stderr if error else done.stdout)
 
 
+def _said(folder: Path, program: Path, *arguments: str, given: str = "") -> str:
+    command = [program.resolve(), *arguments]
+    return subprocess.run(command, cwd=folder, input=given, capture_output=True, text=True, check=True).stdout
+
+
 def _shown(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.strip().splitlines())
 
@@ -77,4 +102,4 @@ def _answered(bundle: Path, picture: Path) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page(cpp_outputs(ROOT / "build" / "cpp")))
