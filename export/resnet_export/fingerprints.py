@@ -76,7 +76,11 @@ def _index() -> Mapping[str, tuple[Candidate, ...]]:
 
 
 def candidates_from_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[Candidate, ...]:
-    """The known architectures that have these tensors; none where the tensors are of no known one."""
+    """The known architectures that have these tensors; none where the tensors are of no known one.
+
+    Args:
+        state_dict: by the family's own names; only names and shapes are looked at.
+    """
     return _index().get(fingerprint(state_dict), ())
 
 
@@ -90,6 +94,14 @@ def told_candidate(candidates: tuple[Candidate, ...], arch: str | None, source: 
 
     A training script may write the architecture beside the tensors. A file that was published has the beginning of its
     own SHA-256 in its name, as torchvision's and timm's have, and before it the architecture.
+
+    Args:
+        candidates: that have the tensors, several.
+        arch: what the file says of itself; None where it says nothing.
+        source: the file.
+
+    Returns:
+        The candidate and a sentence's end that says how it was told; None where nothing tells.
     """
     published = _PUBLISHED.fullmatch(source.name)
     told = [] if arch is None else [(arch, f"the file's own 'arch' is {arch!r}")]

@@ -54,22 +54,6 @@ def model_from_state_dict(
         ) from None
 
 
-def builder_of(state_dict: Mapping[str, Tensor]) -> str | None:
-    """By whose code a bare state_dict is built: ``here``, or a library's; None where several networks have it.
-
-    Raises:
-        ArchitectureError: no known architecture fits the tensors.
-    """
-    candidates = candidates_from_state_dict(state_dict)
-    if len(candidates) > 1:
-        return None
-    if candidates and is_of_a_library(candidates[0].names[0]):
-        return candidates[0].names[0].partition(":")[0]
-    renamed = in_torchvisions_names(state_dict)
-    config_from_state_dict(renamed.tensors, family=renamed.family)
-    return "here"
-
-
 def _recognized(checkpoint: Checkpoint, state_dict: Mapping[str, Tensor]) -> tuple[str | None, tuple[str, ...]]:
     """The architecture whose tensors these are, where one is known, and what settled it where several have them."""
     candidates = candidates_from_state_dict(state_dict)

@@ -17,9 +17,9 @@ from resnet_export import fingerprints
 from resnet_export.errors import ArchitectureError
 from resnet_export.fingerprints import INDEX, Candidate, candidates_from_state_dict, fingerprint, told_candidate
 from resnet_export.resnet_config import ARCHITECTURES
-from resnet_export.state_dict_model import builder_of
 from resnet_runtime.manifest import Source
 from tests.export.models import meta_network
+from tests.zoo.bare import builder_of
 
 DIGEST = "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a"
 RESNET18 = (

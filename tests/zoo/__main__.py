@@ -20,8 +20,8 @@ import click
 
 from resnet_export.errors import ArchitectureError
 from resnet_export.fingerprints import Candidate, ambiguous_candidates
-from resnet_export.state_dict_model import builder_of
 
+from .bare import builder_of
 from .networks import built, names
 from .rows import Row, row_of
 
