@@ -29,10 +29,10 @@ test-cpp: .venv/installed  ## Build the C++ runtime, warnings being errors, and 
 	  -DRESNET_RUNTIME_EXAMPLES=ON -DRESNET_RUNTIME_SANITIZE=$(SANITIZE) \
 	  -DOpenVINO_DIR="$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("openvino").submodule_search_locations[0])')/cmake"
 	cmake --build $(CPP) --parallel 2
-	RESNET_CPP_BUILD=$(CPP) $(BIN)/python -m pytest tests/cpp $(CPP_TESTS)
+	RESNET_CPP_BUILD=$(CPP) $(BIN)/python -m pytest tests/cpp
 
-test-cpp-sanitized: .venv/installed  ## The same under sanitizers, but for the tests that build others.
-	$(MAKE) test-cpp CPP=build/cpp-sanitized SANITIZE=address,undefined CPP_TESTS=--ignore=tests/cpp/test_package.py
+test-cpp-sanitized: .venv/installed  ## The same under sanitizers.
+	$(MAKE) test-cpp CPP=build/cpp-sanitized SANITIZE=address,undefined
 
 fuzz-cpp:  ## Fuzz the manifest's reader for a minute; needs Clang.
 	cmake -S runtime/cpp -B build/cpp-fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DWITH_OPENVINO=OFF \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -43,9 +44,16 @@ def built_user(folder: Path, *options: str) -> Path:
     return folder / "build" / "user"
 
 
+def sanitizers() -> str:
+    """What the library was compiled with has to be linked with its users."""
+    cache = (BUILD / "CMakeCache.txt").read_text()
+    (found,) = re.findall(r"^RESNET_RUNTIME_SANITIZE:STRING=(.*)$", cache, re.MULTILINE)
+    return f"-fsanitize={found}" if found else ""
+
+
 def test_a_program_finds_the_installed_library(tmp_path: Path, tiny_bundle: Path) -> None:
     subprocess.run(["cmake", "--install", BUILD, "--prefix", tmp_path / "prefix"], check=True)
-    user = built_user(tmp_path, f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
+    user = built_user(tmp_path, f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}", f"-DCMAKE_CXX_FLAGS={sanitizers()}")
     done = subprocess.run([user, tiny_bundle], capture_output=True, text=True, check=True)
     assert done.stdout == "input 0.1.0"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from resnet_export import speed
 from resnet_export.resnet import ResNet, ResNetConfig
 from tests.export.models import live_resnet, varied_images
 
@@ -35,6 +37,15 @@ def tiny_reference(tiny_network: ResNet) -> dict[str, np.ndarray]:
     images = varied_images(4, TINY_SHAPE, seed=7)
     with torch.inference_mode():
         return {"input": images.numpy(), "output": tiny_network(images).numpy()}
+
+
+@pytest.fixture(scope="module")
+def few_rounds() -> Iterator[None]:
+    """Speeds are measured in three rounds instead of for two seconds each, where no test asks how fast it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_FEWEST_ROUNDS", "_MOST_ROUNDS"):
+            patch.setattr(speed, name, 3)
+        yield
 
 
 @pytest.fixture

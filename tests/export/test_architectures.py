@@ -17,7 +17,14 @@ from resnet_runtime.parity import relative_spread
 NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+# The others of the same blocks are tried by make zoo, where every network is.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("resnet18", "resnet50", "resnet152") else pytest.mark.zoo)
+        for name in NAMES
+    ],
+)
 def test_an_architecture_folds_within_its_bound_and_passes_every_gate(
     name: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

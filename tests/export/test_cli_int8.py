@@ -14,7 +14,7 @@ from tests.export.commands import SHAPE, invoked, names, refused
 from tests.export.conftest import TINY_SHAPE
 from tests.export.models import varied_images
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = pytest.mark.usefixtures("few_rounds", "here")
 
 INT8 = (*SHAPE, "--precision", "fp32", "--precision", "int8")
 

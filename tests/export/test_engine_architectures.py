@@ -57,7 +57,14 @@ def graphs_of(name: str, side: int) -> dict[str, Graph]:
     return {"fp16": half, "int8": insert_qdq(half, placement, limits, nearest_weights(graph, placement)).graph}
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+# The others of the same blocks are tried by make zoo, where every network is.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("resnet18", "resnet50", "resnext50_32x4d") else pytest.mark.zoo)
+        for name in CONVOLUTIONS
+    ],
+)
 def test_both_engines_are_built(name: str, library: Library) -> None:
     side = 224 if name == "resnet50" else 32
     for precision, graph in graphs_of(name, side).items():

@@ -32,6 +32,8 @@ from tests.export.models import varied_images
 
 CLASSIFIER = {"fc/Gemm"}
 
+pytestmark = pytest.mark.usefixtures("few_rounds")
+
 
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory):

@@ -79,7 +79,7 @@ def test_the_computations_of_the_same_tensors_are_told_apart() -> None:
     assert groups(names) == [names[:3], names[3:]]
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 def test_the_index_is_what_the_libraries_build_whatever_the_classes_and_channels() -> None:
     stored = json.loads(INDEX.read_text())["architectures"]
     known = {key: [name for group in found for name in group] for key, found in stored.items()}
