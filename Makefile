@@ -17,8 +17,9 @@ help:  ## What there is to make.
 demo: .venv/installed  ## Train a small ResNet on scanned digits, export it, run it, compare.
 	$(BIN)/python examples/digits.py
 
+TIER := not slow and not zoo and not cpp
 test: .venv/installed lint types  ## Lint, types and every test that takes seconds.
-	$(BIN)/python -m pytest -m "not slow and not zoo and not cpp"
+	$(BIN)/python -m pytest -m "$(TIER)"
 
 test-slow: .venv/installed  ## The tests that take minutes.
 	$(BIN)/python -m pytest -m slow
