@@ -172,42 +172,64 @@ class Batcher:
     def _refuse(self, timeout_s: float | None) -> None:
         if self._closed:
             raise ClosedError("the batcher is closed: make a new one")
+        refusal = self._refusal(timeout_s)
+        if refusal is not None and self._drop_cancelled():
+            refusal = self._refusal(timeout_s)
+        if refusal is not None:
+            self._tally.refused()
+            raise QueueFullError(f"{refusal}: try again later")
+
+    def _refusal(self, timeout_s: float | None) -> str | None:
+        """Why no more can be accepted now, or None."""
         waiting = len(self._waiting)
         if waiting >= self._max_queue:
-            self._tally.refused()
-            raise QueueFullError(f"{waiting} samples wait, and max_queue is {self._max_queue}: try again later")
+            return f"{waiting} samples wait, and max_queue is {self._max_queue}"
         if timeout_s is None or self._batch_seconds == 0 or not (waiting or self._under_way):
-            return  # what an idle batcher knows of its batches may be old
+            return None  # what an idle batcher knows of its batches may be old
         batches = (waiting + 1 + self._max_batch - 1) // self._max_batch + self._under_way
-        needed = self._max_delay + batches * self._batch_seconds / self._at_once
-        if needed > timeout_s:
-            self._tally.refused()
-            raise QueueFullError(
-                f"{waiting} samples wait, and an answer would take about {needed:.3f} s, more than {timeout_s:g} s: "
-                "try again later"
-            )
+        needed = min(self._max_delay, timeout_s / 2) + batches * self._batch_seconds / self._at_once
+        if needed <= timeout_s:
+            return None
+        return f"{waiting} samples wait, and an answer would take about {needed:.3f} s, more than {timeout_s:g} s"
+
+    def _drop_cancelled(self) -> bool:
+        """Whether some of those who wait had been cancelled, and make room now."""
+        cancelled = [request for request in self._waiting if request.future.cancelled()]
+        if cancelled:
+            self._waiting = deque(request for request in self._waiting if not request.future.cancelled())
+        for request in cancelled:
+            request.future.set_running_or_notify_cancel()
+            self._tally.cancelled()
+        return bool(cancelled)
 
     def _work(self) -> None:
         while (batch := self._collected()) is not None:
-            if batch:
-                self._answer(batch)
+            self._answer(batch)
 
     def _collected(self) -> list[_Request] | None:
         """The next batch; None where there will be no more."""
         with self._collecting, self._changed:
-            while not self._waiting:
-                if self._closed:
+            while not self._is_due():
+                if self._closed and not self._waiting:
                     return None
-                self._changed.wait()
-            full_at = self._waiting[0].submitted + self._max_delay
-            while len(self._waiting) < self._max_batch and not self._closed:
-                left = full_at - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
+                self._changed.wait(self._full_at() - time.monotonic() if self._waiting else None)
             taken = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
             self._under_way += 1
         return taken
+
+    def _is_due(self) -> bool:
+        """Whether the next batch is to begin."""
+        if not self._waiting:
+            return False
+        return len(self._waiting) >= self._max_batch or self._closed or time.monotonic() >= self._full_at()
+
+    def _full_at(self) -> float:
+        """When to wait no longer for more samples: one that is in a hurry spends at most half of its time so."""
+        hurry = min(
+            min((request.submitted + request.deadline) / 2, request.deadline - self._batch_seconds)
+            for request in self._waiting
+        )
+        return min(self._waiting[0].submitted + self._max_delay, hurry)
 
     def _answer(self, taken: list[_Request]) -> None:
         begun = time.monotonic()

@@ -130,4 +130,5 @@ def _sentence(engine: Engine, here: str, host: Host) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    """The parts that are numbers; of more than nine digits none is a version's."""
+    return tuple(int(part) for part in version.split(".") if part.isascii() and part.isdigit() and len(part) < 10)

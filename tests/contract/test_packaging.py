@@ -26,6 +26,7 @@ CONSTRAINTS = [
 ]
 PINS = {canonicalize_name(pin.name): pin for pin in CONSTRAINTS}
 
+CPP = ROOT / "runtime" / "cpp"
 PACKAGES = {
     "resnet_export": ROOT / "export",
     "resnet_runtime": ROOT / "runtime",
@@ -132,6 +133,8 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: zipfile.ZipF
         assert f"{package}/__init__.py" in sources
         assert sources <= held
         assert f"{package}/py.typed" in held
+    cpp = {f"resnet_runtime/cpp/{file.relative_to(CPP).as_posix()}" for file in CPP.rglob("*") if file.is_file()}
+    assert {"resnet_runtime/cpp/CMakeLists.txt", "resnet_runtime/cpp/include/resnet_runtime/session.hpp"} <= cpp <= held
     assert f"{info}/licenses/LICENSE" in held
     files = {name: name.rpartition("/")[2] for name in held}
     unwanted = [name for name, file in files.items() if file.startswith(("test_", "conftest")) or file.endswith(".pyc")]

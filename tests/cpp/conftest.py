@@ -73,6 +73,21 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle_from_checkpoint(folder / "tiny.pt", folder / "tiny.bundle", options).path
 
 
+@pytest.fixture(scope="session")
+def bytes_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network whose graph takes bytes: (N, 16, 16, 3)."""
+    folder = tmp_path_factory.mktemp("cpp-bytes")
+    config = ResNetConfig(block="basic", layers=(1, 1), widths=(8, 16), stem="cifar", classes=5)
+    torch.save(live_resnet(config, size=16).state_dict(), folder / "tiny.pt")
+    options = ExportOptions(
+        model=ModelOptions(input_shape=(3, 16, 16)),
+        preprocessing=PreprocessingOptions(in_graph=True),
+        variants=("fp32",),
+        engines=None,
+    )
+    return bundle_from_checkpoint(folder / "tiny.pt", folder / "tiny.bundle", options).path
+
+
 def openvino_cmake() -> Path:
     """Where OpenVINO's Python package keeps its CMake package."""
     spec = importlib.util.find_spec("openvino")

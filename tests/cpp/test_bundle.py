@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from resnet_runtime.errors import BundleError
 
 from .conftest import Probe, same_words
 
-GOLDEN = Path(__file__).parents[1] / "runtime" / "golden" / "resnet-bundle-1-int8"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "runtime" / "golden" / "resnet-bundle-1-int8"
 FILES = sorted(
     path.relative_to(GOLDEN).as_posix()
     for path in GOLDEN.rglob("*")
@@ -81,6 +84,24 @@ def test_a_damaged_file(name: str, damage: str, tmp_path: Path, probe: Probe) ->
     (answer,) = probe("bundle", path)
     assert same_words(answer, verdict(path))
     assert answer[0] != "ok"
+
+
+def test_every_bundle_of_pythons_tests_has_pythons_verdict(tmp_path: Path, probe: Probe) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.cpp.record_bundles", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "tests/runtime/test_bundle.py"],
+        cwd=ROOT,
+        env={**os.environ, "RECORDED": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    paths = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    verdicts = [verdict(path) for path in paths]
+    assert len(paths) > 40
+    assert len({tuple(found[1:]) for found in verdicts}) > 20
+    for answer, expected in zip(probe("bundle", *paths), verdicts, strict=True):
+        assert same_words(answer, expected)
 
 
 def test_what_is_no_bundle(tmp_path: Path, probe: Probe) -> None:

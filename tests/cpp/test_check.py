@@ -162,6 +162,8 @@ FILES: dict[str, tuple[str, Callable[[Array, dict[str, Array]], bytes]]] = {
     "flipped": ("BundleError", lambda i, o: written(i, o).replace(i.tobytes()[:64], bytes(64), 1)),
     "flipped in the deflated": ("BundleError", lambda i, o: flip(written(i, o, packed=True), 200)),
     "too short": ("BundleError", lambda i, o: other_member(written(i, o), lambda npy: npy[:-4])),
+    "something after the array": ("ok", lambda i, o: other_member(written(i, o), lambda npy: npy + b"more")),
+    "a structured type": ("BundleError", headed(b"'<f4'", b"[('<f4', '<f4')]")),
     "no array": ("BundleError", lambda i, o: other_member(written(i, o), lambda npy: b"text")),
     "no header": ("BundleError", headed(b"descr", b"dascr")),
     "a huge shape": ("BundleError", headed(b"(8, ", b"(9999999999, ")),

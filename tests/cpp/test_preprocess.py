@@ -117,6 +117,8 @@ def test_jpeg(kind: str, tmp_path: Path, probe: Probe) -> None:
     ]
     found, expected = both(bundle(tmp_path / "b"), probe, *files)
     assert np.abs(found.astype(int) - expected).max() <= 1
+    found, expected = both(bundle(tmp_path / "whole", size=(97, 61), resize=None), probe, *files)  # nothing is averaged
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 def pngs(folder: Path) -> list[Path]:

@@ -87,7 +87,8 @@ def test_what_there_is_not(backend: str, precision: str, tiny_bundle: Path, prob
     with pytest.raises(ResnetRuntimeError) as caught:
         resnet_runtime.load(tiny_bundle, backend=backend, precision=precision)
     assert type(caught.value).__name__ == kind
-    assert message.partition(":")[0].removesuffix(" to choose") == caught.value.message.partition(":")[0]
+    # C++ has the backends that were compiled in
+    assert message == caught.value.message.replace("auto, tensorrt, openvino, onnxruntime", "auto, openvino")
 
 
 def test_a_precision_that_is_not_in_the_bundle(probe: Probe) -> None:

@@ -126,6 +126,28 @@ def test_cancelling_takes_back_what_still_waits(path: Path) -> None:
     assert (counters.cancelled, counters.answered) == (2, 6)
 
 
+def test_what_was_cancelled_takes_no_place_in_the_queue(path: Path) -> None:
+    gate, batcher, held = blocked(path, max_batch=4, max_queue=10)
+    futures = [batcher.submit(sample(number)) for number in range(10)]
+    with pytest.raises(QueueFullError):
+        batcher.submit(sample(10))
+    assert all(future.cancel() for future in futures[:6])
+    more = [batcher.submit(sample(number)) for number in range(20, 26)]
+    with pytest.raises(QueueFullError):
+        batcher.submit(sample(10))
+    gate.open.set()
+    batcher.close()
+    assert [answer_of(future.result()) for future in (*futures[6:], *more)] == [6, 7, 8, 9, *range(20, 26)]
+    counters = batcher.counters()
+    assert (counters.accepted, counters.cancelled, counters.answered) == (16 + len(held), 6, 10 + len(held))
+
+
+def test_one_in_a_hurry_does_not_wait_for_a_full_batch(path: Path) -> None:
+    with session_of(path) as session, Batcher(session, max_delay_ms=20_000) as batcher:
+        for number in range(5):
+            assert answer_of(batcher.submit(sample(number), timeout_s=0.4).result(60)) == number
+
+
 def test_a_backend_that_fails_fails_its_own_batch_alone(path: Path) -> None:
     def failing(batch: np.ndarray) -> dict[str, np.ndarray]:
         if batch.max() == 13:

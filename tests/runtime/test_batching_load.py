@@ -70,11 +70,12 @@ def test_overload_is_refused_and_what_is_accepted_is_in_time(path: Path, overloa
         counters = batcher.counters()
     assert counters.accepted == counters.answered == len(latencies)
     assert counters.refused == len(refusals) > 0
+    assert counters.accepted + counters.refused > 0.8 * overload * CAPACITY * seconds  # it was asked for that much
     assert counters.most_waiting <= 500
     assert np.quantile(refusals, 0.99) < 0.005
     assert max(latencies) < DEADLINE + BATCH_SECONDS + 0.1  # threads of a busy machine are late
     assert np.quantile(latencies, 0.99) < DEADLINE
-    assert counters.answered > 0.5 * CAPACITY * seconds
+    assert counters.answered > 0.8 * CAPACITY * seconds
 
 
 def resident_bytes() -> int:

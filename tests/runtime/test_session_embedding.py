@@ -171,6 +171,27 @@ def test_openvino_is_not_loaded_in_a_child_of_a_process_that_ran_it(path: Path) 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_call_that_was_under_way_at_a_fork_is_its_parents(path: Path) -> None:
+    with loaded(path, "openvino") as session:
+        pending = [session.start(colors(1))]
+
+        def child() -> str:
+            try:
+                pending[0].result()
+                return "answered"
+            except ClosedError as error:
+                pending.clear()  # it is not waited for either
+                gc.collect()
+                return error.message
+
+        assert said_by_a_child(child) == (
+            "the call was started before this process was forked: start it in the process that waits"
+        )
+        np.testing.assert_array_equal(pending[0].result()["logits"], answers(colors(1))["logits"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_child_that_was_forked_before_loads_openvino(path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORK_FIRST, path], capture_output=True, text=True, check=True, timeout=60

@@ -20,9 +20,11 @@ namespace {
 /// What there is to return where not even an error can be made; it is never freed.
 resnet_error no_memory{"out of memory", "BackendError"};
 
-resnet_error* error_of(const char* message, const char* kind) noexcept {
+resnet_error* error_of(const char* message, const char* kind, const std::vector<std::string>& details = {}) noexcept {
   try {
-    return new resnet_error{message, kind};
+    std::string text = message;
+    for (const auto& detail : details) text += "\n  " + detail;
+    return new resnet_error{text, kind};
   } catch (...) {
     return &no_memory;
   }
@@ -34,7 +36,7 @@ resnet_error* guarded(Call call) noexcept {
     call();
     return nullptr;
   } catch (const resnet::Error& error) {
-    return error_of(error.what(), resnet::name_of(error.kind()));
+    return error_of(error.what(), resnet::name_of(error.kind()), error.details());
   } catch (const std::bad_alloc&) {
     return &no_memory;
   } catch (const std::exception& error) {

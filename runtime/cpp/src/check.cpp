@@ -1,5 +1,7 @@
 #include "check.hpp"
 
+#include <new>
+
 #include "npz.hpp"
 #include "words.hpp"
 
@@ -41,6 +43,8 @@ CheckData check_data(const Bundle& bundle) {
     }
   } catch (const npz::Fault& fault) {
     throw Error(ErrorKind::bundle, bundle.path() + ": " + path + " cannot be read: " + fault.what());
+  } catch (const std::bad_alloc&) {  // the file says how much it would take
+    throw Error(ErrorKind::bundle, bundle.path() + ": " + path + " cannot be read: it does not fit into memory");
   }
   return made;
 }

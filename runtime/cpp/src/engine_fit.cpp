@@ -36,7 +36,7 @@ std::vector<int> numbers_of(const std::string& version) {
 }
 
 bool version_fits(const Engine& engine, const EngineHost& host) {
-  if (!ends_with(engine.compatibility, versions)) return engine.builder_version == host.version;
+  if (!runs_on_newer(engine)) return engine.builder_version == host.version;
   const auto built = numbers_of(engine.builder_version), here = numbers_of(host.version);
   return !built.empty() && !here.empty() && built.front() == here.front() && built <= here;
 }
@@ -75,6 +75,8 @@ std::string misfit(const Engine& engine, const EngineHost& host) {
   }
   return "";
 }
+
+bool runs_on_newer(const Engine& engine) { return ends_with(engine.compatibility, versions); }
 
 std::string build_command(const std::string& precision) {
   const bool by_default = precision == "fp16" || precision == "int8";

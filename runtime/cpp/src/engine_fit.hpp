@@ -26,6 +26,9 @@ bool is_verified(const Engine& engine, const EngineHost& host);
 /// Why the engine does not run there, in a sentence; "" where it does.
 std::string misfit(const Engine& engine, const EngineHost& host);
 
+/// Whether newer libraries of the same major version run it too.
+bool runs_on_newer(const Engine& engine);
+
 /// What adds an engine of the precision to a bundle on a host with TensorRT.
 std::string build_command(const std::string& precision);
 

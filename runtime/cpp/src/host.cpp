@@ -61,6 +61,11 @@ std::optional<std::string> cpu_digest() {
     digest.add(line.data(), line.size());
     any = true;
   }
+  for (const char* name : {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"}) {  // they make a library pass over what there is
+    const char* value = std::getenv(name);
+    const std::string limit = std::string("\n") + name + "=" + (value == nullptr ? "" : value);
+    digest.add(limit.data(), limit.size());
+  }
   return any ? std::optional<std::string>(digest.digits()) : std::nullopt;
 }
 

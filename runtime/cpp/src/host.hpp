@@ -10,7 +10,7 @@ namespace resnet {
 /// The control group's quota of time, rounded up to cores; none where it is no less than the cores that are visible.
 std::optional<int> quota_in_cores();
 
-/// SHA-256 of the processors' model names and flags; none where the system does not tell them.
+/// SHA-256 of the processors' model names and flags, and of what limits them; none where the system does not tell them.
 std::optional<std::string> cpu_digest();
 
 /// What a library compiled, kept for the next process. What cannot be read or written is made anew.

@@ -31,6 +31,7 @@ bool is_of_the_engine(ErrorKind kind) {
 
 Session session_from_bundle(const Bundle& bundle, const std::vector<BackendFacts>& host, const Options& options,
                             const Opener& opener) {
+  bundle.labels();  // whether they can be read, before anything that takes time
   std::map<std::string, std::string> refused;
   std::optional<Error> first;
   for (;;) {
@@ -42,10 +43,7 @@ Session session_from_bundle(const Bundle& bundle, const std::vector<BackendFacts
       throw;
     }
     if (!choice.engine) return {bundle, opener(bundle, choice, options), choice};
-    const auto& engines = bundle.manifest().engines;
-    const auto& engine = *std::find_if(engines.begin(), engines.end(), [&](const Engine& one) {
-      return one.id == *choice.engine;
-    });
+    const Engine& engine = *bundle.manifest().engine(*choice.engine);
     const auto& facts = *std::find_if(host.begin(), host.end(), [&](const BackendFacts& one) {
       return one.name == choice.backend;
     });

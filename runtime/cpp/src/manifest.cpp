@@ -372,6 +372,13 @@ std::string own_digest(std::string data) {
 
 }  // namespace
 
+const Engine* Manifest::engine(const std::string& id) const {
+  for (const auto& one : engines) {
+    if (one.id == id) return &one;
+  }
+  return nullptr;
+}
+
 const Variant* Manifest::variant(const std::string& id) const {
   for (const auto& one : variants) {
     if (one.id == id) return &one;

@@ -105,13 +105,13 @@ std::string in_c_order(const std::string& bytes, const std::vector<std::int64_t>
   return made;
 }
 
-/// What stands between two marks after the key, in a header such as {'descr': '<f4', 'shape': (8, 3), }.
-std::string between(const std::string& header, const std::string& key, char open, char close) {
-  const std::size_t at = header.find("'" + key + "':");
-  const std::size_t begin = at == std::string::npos ? at : header.find(open, at + key.size() + 3);
-  const std::size_t end = begin == std::string::npos ? begin : header.find(close, begin + 1);
-  if (end == std::string::npos) throw Fault("an array's header has no " + key);
-  return header.substr(begin + 1, end - begin - 1);
+/// What stands between two marks right after the key, in a header such as {'descr': '<f4', 'shape': (8, 3), }.
+std::string between(const std::string& header, const std::string& key, const std::string& open, char close) {
+  const std::string start = "'" + key + "': " + open;
+  const std::size_t at = header.find(start);
+  const std::size_t end = at == std::string::npos ? at : header.find(close, at + start.size());
+  if (end == std::string::npos) throw Fault("an array's header has no " + key + " that is read here");
+  return header.substr(at + start.size(), end - at - start.size());
 }
 
 /// The axes of "8, 3, 32", "8," or "".
@@ -151,10 +151,10 @@ Array array_from_npz(const std::string& data, const std::string& name) {
   const std::size_t header_size = reader.number(8, short_header ? 2 : 4);
   if (header_size > 4096) throw Fault("'" + name + "' has too long a header");
   const std::string header = reader.text(start, header_size);
-  const std::string descr = between(header, "descr", '\'', '\'');
+  const std::string descr = between(header, "descr", "'", '\'');
   const auto type = std::find_if(types.begin(), types.end(), [&](const auto& one) { return descr == one.first; });
   if (type == types.end()) throw Fault("'" + name + "' is of the type " + descr);
-  Array made{type->second.first, shape_of(between(header, "shape", '(', ')')), file.substr(start + header_size)};
+  Array made{type->second.first, shape_of(between(header, "shape", "(", ')')), file.substr(start + header_size)};
   const std::size_t size = type->second.second;
   std::size_t wanted = size;
   for (const auto axis : made.shape) {
@@ -162,8 +162,9 @@ Array array_from_npz(const std::string& data, const std::string& name) {
     if (length != 0 && wanted > file.size() / length + 1) throw Fault("'" + name + "' is cut off");
     wanted *= length;
   }
-  if (made.bytes.size() != wanted) throw Fault("'" + name + "' is cut off");
-  if (between(header, "fortran_order", ' ', ',') == "True") made.bytes = in_c_order(made.bytes, made.shape, size);
+  if (made.bytes.size() < wanted) throw Fault("'" + name + "' is cut off");
+  made.bytes.resize(wanted);  // what follows an array is passed over
+  if (between(header, "fortran_order", "", ',') == "True") made.bytes = in_c_order(made.bytes, made.shape, size);
   return made;
 }
 

@@ -1,8 +1,8 @@
 #include "parity.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <numeric>
 
 namespace resnet {
@@ -107,11 +107,14 @@ Parity of_one(const Answers& expected, const Answers& actual, double tie) {
   return made;
 }
 
-std::string printed(const char* format, double value) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
+/// In every locale with a point.
+std::string printed(double value, std::chars_format format, int precision) {
+  char text[400];
+  return {text, std::to_chars(text, text + sizeof text, value, format, precision).ptr};
 }
+
+std::string percent(double value) { return printed(100 * value, std::chars_format::fixed, 3) + "%"; }
+std::string general(double value) { return printed(value, std::chars_format::general, 5); }
 
 }  // namespace
 
@@ -140,12 +143,11 @@ std::vector<std::string> faults(const Parity& measured, const Limits& limits) {
   std::vector<std::string> found;
   const auto at_most = [&](const char* name, double value, const std::optional<double>& allowed) {
     if (!allowed || value <= *allowed) return;
-    found.push_back(std::string(name) + printed(" %.3f%% of the spread, ", 100 * value) +
-                    printed("%.3f%% allowed", 100 * *allowed));
+    found.push_back(std::string(name) + " " + percent(value) + " of the spread, " + percent(*allowed) + " allowed");
   };
   const auto at_least = [&](const char* name, double value, const std::optional<double>& needed) {
     if (!needed || value >= *needed) return;
-    found.push_back(std::string(name) + printed(" %.5g, ", value) + printed("at least %.5g needed", *needed));
+    found.push_back(std::string(name) + " " + general(value) + ", at least " + general(*needed) + " needed");
   };
   at_most("max error", measured.max_error, limits.max_error);
   at_most("mean error", measured.mean_error, limits.mean_error);

@@ -26,13 +26,23 @@ std::vector<BackendFacts> host_facts(const Manifest& manifest, const Options& op
     if (options.precision == "auto" || options.precision == variant.precision) wanted.insert(variant.precision);
   }
   const std::string& only = options.backend;
+  std::vector<std::string> known;
+#ifdef RESNET_WITH_TENSORRT
+  known.emplace_back("tensorrt");
+#endif
+#ifdef RESNET_WITH_OPENVINO
+  known.emplace_back("openvino");
+#endif
+  if (only != "auto" && std::find(known.begin(), known.end(), only) == known.end()) {
+    known.insert(known.begin(), "auto");
+    throw Error(ErrorKind::input, "there is no backend '" + only + "': take " + joined(known));
+  }
 #ifdef RESNET_WITH_TENSORRT
   if (only == "auto" || only == "tensorrt") found.push_back(tensorrt::facts(wanted));
 #endif
 #ifdef RESNET_WITH_OPENVINO
   if (only == "auto" || only == "openvino") found.push_back(openvino::facts(wanted));
 #endif
-  (void)only;
   (void)wanted;
   return found;
 }
@@ -51,7 +61,7 @@ void run(Backend& backend, const void* batch, std::int64_t count, float* const* 
 std::unique_ptr<Backend> open_backend(const Bundle& bundle, const Choice& choice, const Options& options) {
   const Variant* variant = bundle.manifest().variant(choice.variant);
 #ifdef RESNET_WITH_TENSORRT
-  if (choice.backend == "tensorrt") return tensorrt::open(bundle, *variant, *choice.engine);
+  if (choice.backend == "tensorrt") return tensorrt::open(bundle, *bundle.manifest().engine(*choice.engine));
 #endif
 #ifdef RESNET_WITH_OPENVINO
   if (choice.backend == "openvino") return openvino::open(bundle, *variant, options);

@@ -83,10 +83,9 @@ void engines(const Words& words) {
   Words opened;
   const auto open = [&](const resnet::Bundle& from, const resnet::Choice& choice, const resnet::Options&) {
     float more = 0;
-    for (const auto& engine : from.manifest().engines) {
-      if (engine.id != choice.engine) continue;
-      opened.push_back(engine.id);
-      const std::string data = from.read(engine.file);
+    if (choice.engine) {
+      opened.push_back(*choice.engine);
+      const std::string data = from.read(from.manifest().engine(*choice.engine)->file);
       if (data.find("damaged") != std::string::npos) {
         throw resnet::Error(resnet::ErrorKind::backend, "the engine is damaged");
       }

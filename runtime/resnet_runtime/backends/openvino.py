@@ -56,7 +56,9 @@ LEFT_BEHIND: Final = (
 """Of a process that was forked after OpenVINO began in its parent: what is loaded there may wait for ever for a lock
 that a thread of the parent's held when it was copied."""
 
+_begun: list[bool] = []
 _left_behind: list[bool] = []
+_of_the_parent: list[Any] = []
 
 _INTEGERS: Final = ("i8", "u8")
 _MAX_COMPILED: Final = 4
@@ -386,15 +388,22 @@ class _Running:
         self._outputs = outputs
         self._lock = threading.Lock()
         self._finished: Finished | None = None
+        self._process = os.getpid()
 
     def __del__(self) -> None:
         """Of a call that nobody waited for: it is done before the memory that it reads is freed."""
         request = getattr(self, "_request", None)
-        if request is not None:
-            with suppress(Exception):
-                request.wait()
+        if request is None:
+            return
+        if self._process != os.getpid():  # in the parent it is done, and here no thread ends it
+            _of_the_parent.append((request, self._owner, self._batch))
+            return
+        with suppress(Exception):
+            request.wait()
 
     def result(self) -> dict[str, NDArray[Any]]:
+        if self._process != os.getpid():
+            raise ClosedError("the call was started before this process was forked: start it in the process that waits")
         with self._lock:
             if self._finished is None:
                 self._finished = Finished(self._owner.finish(self._request, self._count, self._outputs))
@@ -404,12 +413,13 @@ class _Running:
 
 @functools.cache
 def _core() -> Any:
+    _begun.append(True)  # first: a process that is forked meanwhile has the half of it
     return openvino_without_conversion().Core()
 
 
 def _after_a_fork() -> None:
     """In the child."""
-    if _core.cache_info().currsize:
+    if _begun:
         _left_behind.append(True)
         facts.cache_clear()
 

@@ -59,6 +59,7 @@ resnet_error* resnet_session_preprocess(const resnet_session* session, const cha
                                         void* batch);
 
 /* One sentence, and the name of Python's exception for it, such as "BundleError". */
+/* The sentence, and what belongs to it in lines of their own, indented by two spaces. */
 const char* resnet_error_message(const resnet_error* error);
 const char* resnet_error_kind(const resnet_error* error);
 void resnet_error_free(resnet_error* error);

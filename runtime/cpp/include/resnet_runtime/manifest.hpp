@@ -143,6 +143,9 @@ struct Manifest {
   /// The variant of that id, or null.
   const Variant* variant(const std::string& id) const;
 
+  /// The engine of that id, or null.
+  const Engine* engine(const std::string& id) const;
+
   /// Parse and validate. Throws Error (manifest) with the first fault in the sentence and the others in its details.
   static Manifest from_bytes(const std::string& data, const std::string& name = "manifest.json");
 };

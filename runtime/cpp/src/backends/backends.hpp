@@ -24,8 +24,7 @@ std::unique_ptr<Backend> open(const Bundle& bundle, const Variant& variant, cons
 namespace tensorrt {
 /// Of the precisions that a bundle has.
 BackendFacts facts(const std::set<std::string>& wanted);
-/// @param engine  its id, of an engine of the variant
-std::unique_ptr<Backend> open(const Bundle& bundle, const Variant& variant, const std::string& engine);
+std::unique_ptr<Backend> open(const Bundle& bundle, const Engine& engine);
 }  // namespace tensorrt
 #endif
 

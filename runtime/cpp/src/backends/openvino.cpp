@@ -127,7 +127,14 @@ void refuse_other_precision(const ov::CompiledModel& compiled, const std::string
 /// A compiled graph of one batch size, with its idle infer requests.
 class Compiled {
  public:
-  Compiled(ov::CompiledModel model, const Signature& signature) : model_(std::move(model)) {
+  /// Throws Error (backend) where it takes something else than the signature says: what is fed to it has that size.
+  Compiled(ov::CompiledModel model, const Signature& signature, const ov::Shape& shape) : model_(std::move(model)) {
+    const auto type = signature.input.type == DataType::uint8 ? ov::element::u8 : ov::element::f32;
+    const auto& inputs = model_.inputs();
+    if (inputs.size() != 1 || inputs[0].get_element_type() != type || inputs[0].get_shape() != shape) {
+      throw Error(ErrorKind::backend, "OpenVINO's graph does not take '" + signature.input.name +
+                                          "' in the type and the shape that the manifest lists");
+    }
     for (const auto& spec : signature.outputs) outputs_.push_back(model_.output(spec.name));
   }
 
@@ -279,7 +286,7 @@ class OpenVinoBackend : public Backend {
       if (!model_) model_ = core_.read_model(bundle_.read(variant_.file), ov::Tensor());
       const auto model = model_->clone();
       model->reshape(ov::PartialShape(shape_for(size)));
-      auto made = std::make_shared<Compiled>(core_.compile_model(model, "CPU", config_), signature_);
+      auto made = std::make_shared<Compiled>(core_.compile_model(model, "CPU", config_), signature_, shape_for(size));
       refuse_other_precision(made->model(), variant_.precision, kept_);
       if (keeps_) {
         std::ostringstream data;
@@ -307,7 +314,9 @@ class OpenVinoBackend : public Backend {
     try {
       Bytes bytes(*data);
       std::istream stream(&bytes);
-      return std::make_shared<Compiled>(core_.import_model(stream, "CPU", config_), signature_);
+      return std::make_shared<Compiled>(core_.import_model(stream, "CPU", config_), signature_, shape_for(size));
+    } catch (const Error&) {
+      throw;
     } catch (const std::exception&) {  // it is what was written, and still not what this build takes
       return nullptr;
     }

@@ -128,16 +128,17 @@ EngineHost engine_host() {
 
 class TensorRtBackend : public Backend {
  public:
-  TensorRtBackend(const std::string& data, const Bundle& bundle, const Variant& variant)
+  TensorRtBackend(const std::string& data, const Bundle& bundle, const Engine& record)
       : signature_(signature_from_manifest(bundle.manifest())),
-        description_("TensorRT " + version_text() + ", " + variant.precision) {
+        description_("TensorRT " + version_text() + ", " + bundle.manifest().variant(record.variant)->precision) {
     const OnDevice on_device;
     runtime_.reset(nvinfer1::createInferRuntime(log_));
     if (!runtime_) throw Error(ErrorKind::backend, "TensorRT does not start: " + log_.last());
+    // An engine that newer versions run brings the lean runtime of the one that built it, which is code for the host.
+    if (runs_on_newer(record)) runtime_->setEngineHostCodeAllowed(true);
     engine_.reset(runtime_->deserializeCudaEngine(data.data(), data.size()));
     if (!engine_) throw Error(ErrorKind::backend, "TensorRT does not load the engine: " + log_.last());
     check_signature();
-    largest_ = signature_.largest_batch;
     for (int profile = 0; profile < engine_->getNbOptimizationProfiles(); ++profile) {
       const auto shape = engine_->getProfileShape(signature_.input.name.c_str(), profile, nvinfer1::OptProfileSelector::kMAX);
       largest_ = std::max<std::int64_t>(largest_, shape.d[0]);
@@ -163,7 +164,7 @@ class TensorRtBackend : public Backend {
     const OnDevice on_device;
     std::unique_ptr<Slot> slot = take();
     try {
-      slot->run(batch, count, outputs);
+      run_in_parts(*slot, batch, count, outputs);
     } catch (...) {
       give_back(nullptr);  // what failed is not used again
       throw;
@@ -294,6 +295,19 @@ class TensorRtBackend : public Backend {
     bool can_capture_ = true;
   };
 
+  /// An engine may take less at once than the manifest's largest batch.
+  void run_in_parts(Slot& slot, const void* batch, std::int64_t count, float* const* outputs) const {
+    const std::size_t sample = signature_.input.elements() * size_of(signature_.input.type);
+    std::vector<float*> to(outputs, outputs + signature_.outputs.size());
+    for (std::int64_t first = 0; first < count; first += largest_) {
+      const std::int64_t part = std::min(largest_, count - first);
+      slot.run(static_cast<const unsigned char*>(batch) + static_cast<std::size_t>(first) * sample, part, to.data());
+      for (std::size_t index = 0; index < to.size(); ++index) {
+        to[index] += static_cast<std::size_t>(part) * signature_.outputs[index].elements();
+      }
+    }
+  }
+
   void check_signature() {
     const auto refuse = [](const std::string& name) {
       throw Error(ErrorKind::backend, "the engine has another tensor '" + name + "' than the manifest lists");
@@ -373,14 +387,16 @@ BackendFacts facts(const std::set<std::string>&) {
     cudaGetLastError();
     return found;
   }
-  found.engines_on = engine_host();
+  try {
+    found.engines_on = engine_host();
+  } catch (const Error& error) {
+    found.missing = std::string("tensorrt finds no usable GPU here: ") + error.what();
+  }
   return found;
 }
 
-std::unique_ptr<Backend> open(const Bundle& bundle, const Variant& variant, const std::string& engine) {
-  const auto& engines = bundle.manifest().engines;
-  const auto& found = *std::find_if(engines.begin(), engines.end(), [&](const Engine& one) { return one.id == engine; });
-  return std::make_unique<TensorRtBackend>(bundle.read(found.file), bundle, variant);
+std::unique_ptr<Backend> open(const Bundle& bundle, const Engine& engine) {
+  return std::make_unique<TensorRtBackend>(bundle.read(engine.file), bundle, engine);
 }
 
 }  // namespace resnet::tensorrt
