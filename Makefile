@@ -71,6 +71,7 @@ bench: .venv/installed  ## How fast a ResNet-50 answers here, beside all else on
 bench-costs: .venv/installed  ## What an export, a call and an import cost on this machine.
 	$(BIN)/resnet-bench import
 	$(BIN)/resnet-bench overhead
+	$(BIN)/resnet-bench embed $(if $(wildcard build/cpp/cost),--cpp build/cpp)
 	$(BIN)/resnet-bench export
 
 clean:

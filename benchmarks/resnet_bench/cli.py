@@ -96,6 +96,46 @@ def overhead_command(
     _keep(json_file, "overhead", found)
 
 
+@command.command("embed")
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--precision", default="int8", show_default=True, type=click.Choice(["fp32", "bf16", "fp16", "int8"]))
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--cpp", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where make test-cpp built the C++ runtime: measure that too.",
+)  # fmt: skip
+@_JSON
+def embed_command(bundle: Path | None, precision: str, rounds: int, cpp: Path | None, json_file: Path | None) -> None:
+    """What Batcher and the C++ runtime add on BUNDLE [a ResNet-50, exported for it]."""
+    from .clock import ProcessFailedError
+    from .embedding_cost import batcher_cost, cpp_cost
+    from .runtime_cost import DifferentAnswersError
+    from .standard import standard_bundle
+
+    found: dict[str, Any] = {}
+    try:
+        with contextlib.nullcontext((bundle, None)) if bundle is not None else standard_bundle() as (path, _):
+            batched = batcher_cost(path, precision, rounds=rounds)
+            found["batcher"] = batched.to_json()
+            click.echo(
+                f"Batcher         {batched.share:.1%} of the images of a session fed by hand: {batched.what}, "
+                f"{batched.clients} clients (median of {rounds} rounds)"
+            )
+            if cpp is not None:
+                cost = cpp_cost(path, precision, cpp, rounds=rounds)
+                found["cpp"] = cost.to_json()
+                click.echo(
+                    f"C++             {cost.ratio - 1:+.2%} beside OpenVINO's own API: {precision}, batch 1; "
+                    f"{cost.allocations:g} allocations a call, {cost.own_allocations:g} by hand"
+                )
+                click.echo(
+                    f"C++ cold start  {cost.cold_start:.2f} s from a process's start to its end (median of {rounds})"
+                )
+    except (DetailedError, DifferentAnswersError, ProcessFailedError) as error:
+        raise click.ClickException(str(error)) from None
+    _keep(json_file, "embed", found)
+
+
 @command.command("import")
 @click.option("--rounds", default=11, show_default=True, type=click.IntRange(1))
 @_JSON

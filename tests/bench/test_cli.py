@@ -35,6 +35,17 @@ def test_overhead(bundle: Path, tmp_path: Path) -> None:
         assert all(seconds > 0 for seconds in figures["session"] + figures["own"])
 
 
+def test_embed(bundle: Path, tmp_path: Path) -> None:
+    output = bench("embed", str(bundle), "--precision", "fp32", "--rounds", "3", "--json", str(tmp_path / "r.json"))
+    assert "% of the images of a session fed by hand: OpenVINO" in output
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["kind"] == "embed"
+    figures = record["figures"]["batcher"]
+    assert len(figures["by_hand"]) == len(figures["batched"]) == 3
+    ratios = [one / other for one, other in zip(figures["batched"], figures["by_hand"], strict=True)]
+    assert figures["share"] == sorted(ratios)[1]
+
+
 def test_import(tmp_path: Path) -> None:
     bench("import", "--rounds", "3", "--json", str(tmp_path / "r.json"))
     figures = json.loads((tmp_path / "r.json").read_text())["figures"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,18 +135,3 @@ def with_other_input(data: bytes) -> bytes:
                 node.input[index] = "cast"
     model.graph.node.insert(0, onnx.helper.make_node("Cast", [given.name], ["cast"], to=taken))
     return model.SerializeToString()
-
-
-def test_a_program_may_be_linked_with_the_installed_shared_library(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Without a word of where OpenVINO is: the library knows."""
-    from .conftest import openvino_cmake
-    from .test_package import built_user
-
-    source = Path(__file__).parents[2] / "runtime" / "cpp"
-    options = ("-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_INSTALL_PREFIX={tmp_path / 'prefix'}")
-    build = tmp_path / "shared"
-    subprocess.run(["cmake", "-S", source, "-B", build, f"-DOpenVINO_DIR={openvino_cmake()}", *options], check=True)
-    subprocess.run(["cmake", "--build", build, "--parallel", "2", "--target", "install"], check=True)
-    user = built_user(tmp_path, f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}", openvino=False)
-    done = subprocess.run([user, tiny_bundle], capture_output=True, text=True, check=True)
-    assert done.stdout == "input 0.1.0"

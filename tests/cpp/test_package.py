@@ -34,13 +34,11 @@ int main(int, char** arguments) {
 """
 
 
-def built_user(folder: Path, *options: str, openvino: bool = True) -> Path:
+def built_user(folder: Path, *options: str) -> Path:
     (folder / "CMakeLists.txt").write_text(CMAKE)
     (folder / "user.cpp").write_text(textwrap.dedent(USER))
-    if openvino:
-        options = (*options, f"-DOpenVINO_DIR={openvino_cmake()}")
     subprocess.run(["cmake", "-S", folder, "-B", folder / "build", *options], check=True)
-    subprocess.run(["cmake", "--build", folder / "build"], check=True)
+    subprocess.run(["cmake", "--build", folder / "build", "--parallel", "2"], check=True)
     return folder / "build" / "user"
 
 
@@ -58,13 +56,33 @@ def test_a_program_finds_the_installed_library(tmp_path: Path, tiny_bundle: Path
     assert done.stdout == "input 0.1.0"
 
 
+def cmake_dir() -> str:
+    """What the command says."""
+    command = [sys.executable, "-m", "resnet_runtime", "--cmake-dir"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_python_says_where_the_sources_are() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "resnet_runtime", "--cmake-dir"], capture_output=True, text=True, check=True
-    )
-    folder = Path(done.stdout.strip())
+    folder = Path(cmake_dir())
     assert (folder / "CMakeLists.txt").is_file()
     assert (folder / "include" / "resnet_runtime" / "session.hpp").is_file()
+
+
+def test_a_program_builds_it_from_where_python_says_the_sources_are(tmp_path: Path, tiny_bundle: Path) -> None:
+    """OpenVINO is that of the Python which is active."""
+    user = built_user(tmp_path, f"-Dresnet_runtime_DIR={cmake_dir()}", f"-DPython3_EXECUTABLE={sys.executable}")
+    done = subprocess.run([user, tiny_bundle], capture_output=True, text=True, check=True)
+    assert done.stdout == "input 0.1.0"
+
+
+def test_a_program_may_be_linked_with_the_installed_shared_library(tiny_bundle: Path, tmp_path: Path) -> None:
+    options = ("-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_INSTALL_PREFIX={tmp_path / 'prefix'}")
+    where = f"-DOpenVINO_DIR={openvino_cmake()}"
+    subprocess.run(["cmake", "-S", cmake_dir(), "-B", tmp_path / "shared", where, *options], check=True)
+    subprocess.run(["cmake", "--build", tmp_path / "shared", "--parallel", "2", "--target", "install"], check=True)
+    user = built_user(tmp_path, f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
+    done = subprocess.run([user, tiny_bundle], capture_output=True, text=True, check=True)
+    assert done.stdout == "input 0.1.0"
 
 
 def test_without_backends_it_is_small_and_reads_bundles(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-// What the library adds to OpenVINO's own API: cost BUNDLE PRECISION ROUNDS CALLS. In turns, batches of one image; then
+// What the library adds to OpenVINO's own API: cost BUNDLE PRECISION ROUNDS CALLS THREADS. In turns, batches of one image; then
 // the allocations of one call each.
 #include <algorithm>
 #include <atomic>
@@ -9,6 +9,7 @@
 #include <new>
 #include <openvino/openvino.hpp>
 
+#include "../src/host.hpp"
 #include "resnet_runtime/session.hpp"
 
 namespace {
@@ -43,13 +44,14 @@ double median(std::vector<double> values) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 5) return 2;
+  if (count != 6) return 2;
   const std::string precision = arguments[2];
   const int rounds = std::atoi(arguments[3]), calls = std::atoi(arguments[4]);
   const auto start = Clock::now();
   resnet::Options options;
   options.backend = "openvino";
   options.precision = precision;
+  options.threads = std::atoi(arguments[5]);
   const auto session = resnet::Session::load(arguments[1], options);
   const auto& signature = session.signature();
   std::vector<float> image(signature.input.elements(), 0.5F), answer(signature.outputs[0].elements()), own(answer.size());
@@ -65,8 +67,13 @@ int main(int count, char** arguments) {
   auto model = core.read_model(session.bundle().read(variant->file), ov::Tensor());
   model->reshape(ov::PartialShape(ov::Shape(shape.begin(), shape.end())));
   const std::string hint = precision == "bf16" ? "bf16" : precision == "fp16" ? "f16" : "f32";
-  auto compiled = core.compile_model(
-      model, "CPU", ov::AnyMap{{"INFERENCE_PRECISION_HINT", hint}, {"PERFORMANCE_HINT", "LATENCY"}});
+  ov::AnyMap config{{"INFERENCE_PRECISION_HINT", hint}, {"PERFORMANCE_HINT", "LATENCY"}};
+  if (options.threads > 0) {
+    config["INFERENCE_NUM_THREADS"] = options.threads;
+  } else if (const auto quota = resnet::quota_in_cores()) {
+    config["INFERENCE_NUM_THREADS"] = *quota;
+  }
+  auto compiled = core.compile_model(model, "CPU", config);
   ov::InferRequest request = compiled.create_infer_request();
   const ov::Output<const ov::Node> port = compiled.output(signature.outputs[0].name);
   request.set_input_tensor(ov::Tensor(ov::element::f32, ov::Shape(shape.begin(), shape.end()), image.data()));

@@ -1,0 +1,7 @@
+file(STRINGS "${CMAKE_CURRENT_LIST_DIR}/CMakeLists.txt" line REGEX "^project\\(resnet_runtime VERSION ")
+string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" PACKAGE_VERSION "${line}")
+string(REGEX MATCH "^[0-9]+\\.[0-9]+" own "${PACKAGE_VERSION}")
+string(REGEX MATCH "^[0-9]+\\.[0-9]+" asked "${PACKAGE_FIND_VERSION}.0")
+if(own STREQUAL asked AND NOT PACKAGE_VERSION VERSION_LESS PACKAGE_FIND_VERSION)
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()
