@@ -35,13 +35,16 @@ test-cpp: .venv/installed  ## Build the C++ runtime, warnings being errors, and 
 test-cpp-sanitized: .venv/installed  ## The same under sanitizers.
 	$(MAKE) test-cpp CPP=build/cpp-sanitized SANITIZE=address,undefined
 
-fuzz-cpp:  ## Fuzz the manifest's reader for a minute; needs Clang.
+fuzz-cpp:  ## Fuzz the manifest's reader for a minute, and that of check.npz; needs Clang.
 	cmake -S runtime/cpp -B build/cpp-fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DWITH_OPENVINO=OFF \
 	  -DRESNET_RUNTIME_FUZZER=ON
-	cmake --build build/cpp-fuzz --target manifest_fuzzer
-	@mkdir -p build/corpus
-	@for bundle in tests/runtime/golden/*; do cp $$bundle/manifest.json build/corpus/$$(basename $$bundle); done
+	cmake --build build/cpp-fuzz --target manifest_fuzzer npz_fuzzer
+	@mkdir -p build/corpus build/corpus-npz
+	@for bundle in tests/runtime/golden/*; do \
+	  cp $$bundle/manifest.json build/corpus/$$(basename $$bundle); cp $$bundle/check.npz build/corpus-npz/$$(basename $$bundle); done
+	@printf "\001\223NUMPY\001\000\070\000{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}\n1234" > build/corpus-npz/array
 	build/cpp-fuzz/manifest_fuzzer -max_total_time=60 -max_len=65536 build/corpus
+	build/cpp-fuzz/npz_fuzzer -max_total_time=20 -max_len=65536 -rss_limit_mb=4096 build/corpus-npz
 
 test-gpu: .venv/installed  ## The tests that need an NVIDIA GPU; without one they fail.
 	$(BIN)/python -m pytest -m gpu --require-gpu

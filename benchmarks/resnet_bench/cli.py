@@ -99,7 +99,7 @@ def overhead_command(
 @command.command("embed")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--precision", default="int8", show_default=True, type=click.Choice(["fp32", "bf16", "fp16", "int8"]))
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option(
     "--cpp", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where make test-cpp built the C++ runtime: measure that too.",

@@ -6,9 +6,7 @@ import statistics
 import subprocess
 import tempfile
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +19,12 @@ import resnet_runtime
 from resnet_runtime.backends.base import THROUGHPUT, Pending
 from resnet_runtime.session import Session
 
-from .clock import process_cost
+from .clock import interleaved, process_cost
 from .runtime_cost import DifferentAnswersError
 
 CLIENTS: Final = 64
-IMAGES: Final = 192
-"""In a visit."""
+IMAGES: Final = 512
+"""In a visit. Its first and its last batches are not full, which a service has once a day."""
 _CALLS: Final = 3
 """Of the C++ library and of OpenVINO, in each of their turns."""
 _ALIKE: Final = 0.02
@@ -89,12 +87,12 @@ class CppCost:
 def batcher_cost(
     bundle: Path, precision: str, *, rounds: int, batch: int = 8, clients: int = CLIENTS, images: int = IMAGES
 ) -> BatcherCost:
-    """Time both in turns, each first in every other round; the answers are compared.
+    """Time both in turns, forwards and backwards in each round; the answers are compared.
 
     Args:
         bundle: a directory.
         precision: of the variant.
-        rounds: of one visit to each.
+        rounds: of two visits to each.
         batch: samples of a batch.
         clients: threads.
         images: answered in a visit, a multiple of ``batch``.
@@ -116,15 +114,11 @@ def batcher_cost(
 
             for warm in (by_hand, batched):
                 _refuse_different(warm(), expected)
-            rates: dict[Callable[[], NDArray[Any]], list[float]] = {by_hand: [], batched: []}
-            for number in range(rounds):
-                for case in (by_hand, batched) if number % 2 == 0 else (batched, by_hand):
-                    began = time.perf_counter()
-                    found = case()
-                    rates[case].append(images / (time.perf_counter() - began))
-                    _refuse_different(found, expected)
+            seconds = interleaved({"by_hand": by_hand, "batched": batched}, rounds, 1)
+            _refuse_different(batched(), expected)
         what = f"{session.description}, batches of {batch}"
-    return BatcherCost(what, clients, tuple(rates[by_hand]), tuple(rates[batched]))
+    rates = {name: tuple(images / one for one in found) for name, found in seconds.items()}
+    return BatcherCost(what, clients, rates["by_hand"], rates["batched"])
 
 
 def cpp_cost(bundle: Path, precision: str, build: Path, *, rounds: int) -> CppCost:

@@ -14,14 +14,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import resnet_runtime
+from resnet_runtime import DeadlineError, QueueFullError
 
 from .page import PAGE, page
 from .pictures import pictures_in
@@ -111,6 +114,30 @@ def test_the_service(service: tuple[str, subprocess.Popen[bytes]], pictures: lis
     assert re.search(rf'^resnet_batcher_ended_total{{how="answered"}} {len(pictures)}$', text, re.MULTILINE)
 
 
+def test_the_service_answers_many_at_once_in_batches(pictures: list[Path], expected: list[int]) -> None:
+    """And says in HTTP's terms why it did not."""
+    from fastapi.testclient import TestClient
+
+    serve = module_of("serve_fastapi")
+    service = serve.app_of(str(BUNDLE))
+    with TestClient(service) as client, ThreadPoolExecutor(25) as pool:
+        images = [path.read_bytes() for path in pictures]
+        for _ in range(4):
+            found = list(pool.map(lambda image: client.post("/classify", content=image).json()["class"], images))
+            assert found == expected
+        counters = service.state.batcher.counters()
+        assert counters.answered == 100
+        assert counters.batch_size.count < 100  # some were together
+        too_long = client.post("/classify", content=bytes(serve.LARGEST + 1))
+        assert (too_long.status_code, too_long.json()["detail"]) == (413, "an image has at most 20971520 bytes")
+        for error, status, retry in ((QueueFullError("full"), 503, "1"), (DeadlineError("late"), 504, None)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(service.state.batcher, "infer_async", AsyncMock(side_effect=error))
+                answer = client.post("/classify", content=images[0])
+            assert (answer.status_code, answer.json()["detail"]) == (status, error.message)
+            assert answer.headers.get("Retry-After") == retry
+
+
 def scored(folder: Path, scores: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, EXAMPLES / "score_directory.py", BUNDLE, folder, scores, "--batch", "4"]
     return subprocess.run(command, capture_output=True, text=True, check=True)
@@ -153,6 +180,16 @@ def test_a_stream_of_frames(pictures: list[Path], expected: list[int], tmp_path:
     answered = re.search(r"(\d+) of 100 frames answered, the slowest in [\d.]+ ms", done.stderr)
     assert answered is not None
     assert 10 < int(answered[1]) <= 100
+
+
+def test_a_camera_faster_than_the_network_loses_frames_and_no_time(pictures: list[Path], tmp_path: Path) -> None:
+    frames = np.stack([np.asarray(Image.open(path).resize((320, 240))) for path in pictures for _ in range(20)])
+    np.save(tmp_path / "frames.npy", frames)
+    command = [sys.executable, EXAMPLES / "stream.py", BUNDLE, tmp_path / "frames.npy", "--fps", "2000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    answered = re.search(r"(\d+) of 500 frames answered, the slowest in ([\d.]+) ms", done.stderr)
+    assert answered is not None
+    assert 1 <= int(answered[1]) < 500
 
 
 def test_the_page_shows_what_the_examples_say() -> None:
