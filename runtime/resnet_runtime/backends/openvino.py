@@ -14,7 +14,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -29,14 +28,11 @@ from .base import (
     THROUGHPUT,
     Arrays,
     BackendFacts,
-    Finished,
     Model,
     OpenOptions,
     Pending,
     Signature,
     bytes_of,
-    deliver,
-    refuse_misfit,
     refuse_stream,
 )
 from .compiled_cache import CompiledCache
@@ -44,6 +40,7 @@ from .cores import quota_in_cores
 from .instructions import host_instructions
 from .kept_facts import cpu_digest, forget, kept_or_shown
 from .openvino_import import openvino_without_conversion
+from .openvino_requests import Compiled
 from .quantized_probe import QUANTIZED_CONVOLUTION
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -58,7 +55,6 @@ that a thread of the parent's held when it was copied."""
 
 _begun: list[bool] = []
 _left_behind: list[bool] = []
-_of_the_parent: list[Any] = []
 
 _INTEGERS: Final = ("i8", "u8")
 _MAX_COMPILED: Final = 4
@@ -175,7 +171,7 @@ class OpenVINOBackend:
         self._options = options
         self._config = _config(precision, options.intent, options.threads)
         self._lock = threading.Lock()
-        self._compiled: OrderedDict[int, _Compiled] = OrderedDict()
+        self._compiled: OrderedDict[int, Compiled] = OrderedDict()
         self._store = (
             None
             if options.kept_as is None
@@ -234,7 +230,7 @@ class OpenVINOBackend:
             size *= 2
         return min(size, self.signature.largest_batch)
 
-    def _compiled_for(self, size: int) -> _Compiled:
+    def _compiled_for(self, size: int) -> Compiled:
         with self._lock:
             if self._closed:
                 raise ClosedError("the backend was closed: load the bundle again")
@@ -246,7 +242,7 @@ class OpenVINOBackend:
             self._compiled.move_to_end(size)
             return compiled
 
-    def _kept_and_verified(self, model: Model) -> _Compiled | None:
+    def _kept_and_verified(self, model: Model) -> Compiled | None:
         """What an earlier process compiled for the smallest batch, of a file that is still the one that was listed.
 
         Both are read and hashed while the library is being imported.
@@ -273,7 +269,7 @@ class OpenVINOBackend:
             self._data = None
         return self._model
 
-    def _compile(self, size: int) -> _Compiled:
+    def _compile(self, size: int) -> Compiled:
         if self._store is not None:
             kept = self._store.imported(self._store.read(size, self.signature.input.shape))
             if kept is not None:
@@ -281,7 +277,7 @@ class OpenVINOBackend:
         model = self._read().clone()
         try:
             model.reshape([size, *self.signature.input.shape])
-            compiled = _Compiled(_core().compile_model(model, "CPU", self._config), self.signature)
+            compiled = Compiled(_core().compile_model(model, "CPU", self._config), self.signature)
         except RuntimeError as error:
             raise BackendError(
                 f"OpenVINO cannot compile the {self._precision} graph for batches of {size}: {lines_of(error)[-1]}"
@@ -314,7 +310,7 @@ class _Store:
         """The file of one batch size; None where there is none that is whole. The library need not be imported."""
         return None if self._cache is None else self._cache.load(self._cache.path(self._about(size, shape)))
 
-    def imported(self, data: NDArray[np.uint8] | None) -> _Compiled | None:
+    def imported(self, data: NDArray[np.uint8] | None) -> Compiled | None:
         """The compiled graph; None where it has to be made."""
         if data is None:
             return None
@@ -324,7 +320,7 @@ class _Store:
             found = _core().import_model(openvino.Tensor(data, shared_memory=True), "CPU", self._config)
         except RuntimeError:  # it is what was written, and still not what this build takes
             return None
-        return _Compiled(found, self._signature, data)
+        return Compiled(found, self._signature, data)
 
     def keep(self, compiled: Any, size: int, shape: tuple[int, ...]) -> None:
         """Write it."""
@@ -338,77 +334,6 @@ class _Store:
 
     def _about(self, size: int, shape: tuple[int, ...]) -> dict[str, object]:
         return {**self._depends_on, "shape": [size, *shape]}
-
-
-class _Compiled:
-    """A compiled graph of one batch size, with its idle infer requests."""
-
-    def __init__(self, compiled: Any, signature: Signature, data: NDArray[np.uint8] | None = None) -> None:
-        self.model = compiled
-        self._signature = signature
-        self._idle: list[Any] = []
-        self._lock = threading.Lock()
-        self._outputs = [(spec.name, compiled.output(spec.name)) for spec in signature.outputs]
-        import openvino
-
-        self._tensor = openvino.Tensor
-        self._data = data  # what it was imported of: OpenVINO points into it, so that it is the last to go
-
-    def start(self, batch: NDArray[Any], count: int, outputs: Arrays | None) -> Pending:
-        with self._lock:
-            request = self._idle.pop() if self._idle else self.model.create_infer_request()
-        try:
-            request.set_input_tensor(self._tensor(batch, shared_memory=True))
-            request.start_async()
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed: {lines_of(error)[-1]}") from None
-        return _Running(self, request, batch, count, outputs)
-
-    def finish(self, request: Any, count: int, outputs: Arrays | None) -> dict[str, NDArray[Any]]:
-        try:
-            request.wait()
-            # The request's own buffers are overwritten by its next call, so the answers are copied out of them.
-            results = {name: request.get_tensor(port).data[:count].copy() for name, port in self._outputs}
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed: {lines_of(error)[-1]}") from None
-        with self._lock:
-            self._idle.append(request)
-        refuse_misfit(results, self._signature, count, "openvino")
-        return deliver(results, outputs)
-
-
-class _Running:
-    """A started infer request. It keeps the input alive; ``result`` may be called again."""
-
-    def __init__(self, owner: _Compiled, request: Any, batch: NDArray[Any], count: int, outputs: Arrays | None) -> None:
-        self._request = request  # it goes before the owner, whose memory it reads
-        self._owner = owner
-        self._batch = batch
-        self._count = count
-        self._outputs = outputs
-        self._lock = threading.Lock()
-        self._finished: Finished | None = None
-        self._process = os.getpid()
-
-    def __del__(self) -> None:
-        """Of a call that nobody waited for: it is done before the memory that it reads is freed."""
-        request = getattr(self, "_request", None)
-        if request is None:
-            return
-        if self._process != os.getpid():  # in the parent it is done, and here no thread ends it
-            _of_the_parent.append((request, self._owner, self._batch))
-            return
-        with suppress(Exception):
-            request.wait()
-
-    def result(self) -> dict[str, NDArray[Any]]:
-        if self._process != os.getpid():
-            raise ClosedError("the call was started before this process was forked: start it in the process that waits")
-        with self._lock:
-            if self._finished is None:
-                self._finished = Finished(self._owner.finish(self._request, self._count, self._outputs))
-                del self._request, self._batch
-            return self._finished.result()
 
 
 @functools.cache
