@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .batching_counters import Counters, Tally
 from .errors import ClosedError, DeadlineError, InputError, QueueFullError
+from .host_arrays import as_host_array
 
 if TYPE_CHECKING:
     from .session import Session
@@ -42,7 +43,8 @@ class _Request:
 class Batcher:
     """Collects samples into batches for a session; thread-safe. Use it with ``with``, or close it.
 
-    A batch starts when ``max_batch`` samples wait, or when the oldest has waited ``max_delay_ms``. One batch more than
+    A batch starts when ``max_batch`` samples wait, when the oldest has waited ``max_delay_ms``, or when one of them has
+    spent half of its time or just as much is left as batches take. One batch more than
     the backend computes at once is under way, so that the next one is put together meanwhile. Every sample that was
     accepted is answered, fails, expires or is cancelled: none is lost, also when the batcher is closed.
 
@@ -76,6 +78,7 @@ class Batcher:
         self._collecting = threading.Lock()
         self._closed = False
         self._process = os.getpid()
+        self._any_cancelled = False
         self._under_way = 0
         self._batch_seconds = 0.0
         self._tally = Tally()
@@ -87,11 +90,12 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, sample: NDArray[Any], *, timeout_s: float | None = None) -> Future[Answer]:
+    def submit(self, sample: Any, *, timeout_s: float | None = None) -> Future[Answer]:
         """Accept one sample, or refuse it at once.
 
         Args:
-            sample: of the session's input, without the batch axis; not to be written to before the future is done.
+            sample: of the session's input, without the batch axis: a NumPy array, or one of the host's of any library
+                that speaks DLPack; not to be written to before the future is done.
             timeout_s: seconds in which it has to be answered; None: there is no hurry.
 
         Returns:
@@ -104,14 +108,17 @@ class Batcher:
             ClosedError: the batcher is closed.
         """
         spec = self._session.signature.input
-        if not isinstance(sample, np.ndarray) or sample.shape != spec.shape or sample.dtype != spec.dtype:
-            found = f"{sample.shape} {sample.dtype}" if isinstance(sample, np.ndarray) else type(sample).__name__
-            raise InputError(f"the sample is {found}, and the model takes one of {spec.shape} {spec.dtype}")
+        sample = as_host_array(sample, "the sample")
+        if sample.shape != spec.shape or sample.dtype != spec.dtype:
+            raise InputError(
+                f"the sample is {sample.shape} {sample.dtype}, and the model takes one of {spec.shape} {spec.dtype}"
+            )
         if timeout_s is not None and not timeout_s > 0:
             raise InputError(f"timeout_s is {timeout_s}, and has to be above 0: leave it out where there is no hurry")
         self._refuse_in_a_fork()
         now = time.monotonic()
         request = _Request(sample, math.inf if timeout_s is None else now + timeout_s, now)
+        request.future.add_done_callback(self._note_cancelled)
         with self._changed:
             self._refuse(timeout_s)
             self._waiting.append(request)
@@ -119,7 +126,7 @@ class Batcher:
             self._changed.notify_all()
         return request.future
 
-    async def infer_async(self, sample: NDArray[Any], *, timeout_s: float | None = None) -> Answer:
+    async def infer_async(self, sample: Any, *, timeout_s: float | None = None) -> Answer:
         """As ``submit``, awaited: a task that is cancelled takes its sample back where that still waits."""
         return await asyncio.wrap_future(self.submit(sample, timeout_s=timeout_s))
 
@@ -194,13 +201,20 @@ class Batcher:
 
     def _drop_cancelled(self) -> bool:
         """Whether some of those who wait had been cancelled, and make room now."""
-        cancelled = [request for request in self._waiting if request.future.cancelled()]
-        if cancelled:
-            self._waiting = deque(request for request in self._waiting if not request.future.cancelled())
-        for request in cancelled:
+        if not self._any_cancelled:
+            return False
+        self._any_cancelled = False
+        gone = {request for request in self._waiting if request.future.cancelled()}
+        self._waiting = deque(request for request in self._waiting if request not in gone)
+        for request in gone:
             request.future.set_running_or_notify_cancel()
             self._tally.cancelled()
-        return bool(cancelled)
+        return bool(gone)
+
+    def _note_cancelled(self, future: Future[Answer]) -> None:
+        """Of a future that is done. Without the lock: whoever cancels may hold others."""
+        if future.cancelled():
+            self._any_cancelled = True
 
     def _work(self) -> None:
         while (batch := self._collected()) is not None:

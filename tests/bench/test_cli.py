@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from resnet_bench.cli import command
+from resnet_bench.embedding_cost import alike
 from resnet_export import ExportOptions, ModelOptions, bundle_from_checkpoint
 
 
@@ -44,6 +46,13 @@ def test_embed(bundle: Path, tmp_path: Path) -> None:
     assert len(figures["by_hand"]) == len(figures["batched"]) == 3
     ratios = [one / other for one, other in zip(figures["batched"], figures["by_hand"], strict=True)]
     assert figures["share"] == sorted(ratios)[1]
+
+
+def test_answers_of_others_and_none_are_not_alike() -> None:
+    expected = np.random.default_rng(0).normal(size=(4, 5))
+    assert alike(expected + 1e-4, expected)
+    for found in (expected[[1, 0, 2, 3]], np.full_like(expected, np.nan)):
+        assert not alike(found, expected)
 
 
 def test_import(tmp_path: Path) -> None:

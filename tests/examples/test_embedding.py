@@ -182,12 +182,12 @@ def test_a_stream_of_frames(pictures: list[Path], expected: list[int], tmp_path:
     assert 10 < int(answered[1]) <= 100
 
 
-def test_a_camera_faster_than_the_network_loses_frames_and_no_time(pictures: list[Path], tmp_path: Path) -> None:
+def test_frames_that_come_faster_than_they_are_answered_are_passed_over(pictures: list[Path], tmp_path: Path) -> None:
     frames = np.stack([np.asarray(Image.open(path).resize((320, 240))) for path in pictures for _ in range(20)])
     np.save(tmp_path / "frames.npy", frames)
     command = [sys.executable, EXAMPLES / "stream.py", BUNDLE, tmp_path / "frames.npy", "--fps", "2000"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    answered = re.search(r"(\d+) of 500 frames answered, the slowest in ([\d.]+) ms", done.stderr)
+    answered = re.search(r"(\d+) of 500 frames answered, the slowest in [\d.]+ ms", done.stderr)
     assert answered is not None
     assert 1 <= int(answered[1]) < 500
 

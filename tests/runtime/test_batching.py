@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait as futures_wait
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,41 @@ def test_what_was_cancelled_takes_no_place_in_the_queue(path: Path) -> None:
     assert (counters.accepted, counters.cancelled, counters.answered) == (16 + len(held), 6, 10 + len(held))
 
 
+def test_one_that_is_cancelled_while_others_are_dropped_is_told(path: Path) -> None:
+    """Whoever waits for it would wait for ever."""
+    gate, batcher, _ = blocked(path, max_batch=4, max_queue=8)
+    futures = [batcher.submit(sample(number)) for number in range(8)]
+    futures[0].cancel()
+    told, look = futures[5], futures[5].cancelled
+
+    def cancelled_when_looked_at() -> bool:
+        before = look()
+        told.cancel()
+        return before
+
+    told.cancelled = cancelled_when_looked_at  # type: ignore[method-assign]
+    batcher.submit(sample(8))
+    assert told.cancelled()
+    gate.open.set()
+    batcher.close()
+    done, waiting = futures_wait([told], timeout=60)
+    assert (done, waiting) == ({told}, set())
+    counters = batcher.counters()
+    assert counters.accepted == counters.answered + counters.cancelled
+
+
+def test_one_that_is_left_as_much_time_as_batches_take_does_not_wait(path: Path) -> None:
+    def slow(batch: np.ndarray) -> dict[str, np.ndarray]:
+        time.sleep(0.4)
+        return color_means(batch)
+
+    with session_of(path, slow) as session, Batcher(session, max_delay_ms=20_000) as batcher:
+        batcher.submit(sample(0), timeout_s=2).result(60)  # which shows how long a batch takes
+        began = time.monotonic()
+        assert answer_of(batcher.submit(sample(1), timeout_s=0.5).result(60)) == 1
+        assert time.monotonic() - began < 0.6  # half of its time would be 0.25 s more than a batch takes
+
+
 def test_one_in_a_hurry_does_not_wait_for_a_full_batch(path: Path) -> None:
     with session_of(path) as session, Batcher(session, max_delay_ms=20_000) as batcher:
         for number in range(5):
@@ -242,12 +278,19 @@ def test_numbers_that_are_none(session: Session, options: dict[str, Any], messag
         (np.zeros((3, 8, 7), np.float32), r"the sample is \(3, 8, 7\) float32"),
         (np.zeros((1, 3, 8, 8), np.float32), r"the sample is \(1, 3, 8, 8\) float32"),
         (np.zeros((3, 8, 8)), r"the sample is \(3, 8, 8\) float64"),
-        ([1.0], "the sample is list, and the model takes one of"),
+        ([1.0], "the sample is a list, not a numpy array"),
     ],
 )
 def test_a_sample_that_is_none(session: Session, given: Any, message: str) -> None:
     with Batcher(session) as batcher, pytest.raises(InputError, match=message):
         batcher.submit(given)
+
+
+def test_a_sample_of_another_library(session: Session) -> None:
+    torch = pytest.importorskip("torch", reason="an array of another library is needed")
+    with Batcher(session) as batcher:
+        futures = [batcher.submit(torch.from_numpy(sample(number))) for number in range(5)]
+        assert [answer_of(future.result(60)) for future in futures] == list(range(5))
 
 
 def test_no_time_is_no_timeout(session: Session) -> None:

@@ -181,7 +181,7 @@ def test_a_call_that_was_under_way_at_a_fork_is_its_parents(path: Path) -> None:
                 pending[0].result()
                 return "answered"
             except ClosedError as error:
-                pending.clear()  # it is not waited for either
+                pending.clear()  # what is freed of it would be waited for
                 gc.collect()
                 return error.message
 

@@ -339,7 +339,11 @@ class _Store:
 @functools.cache
 def _core() -> Any:
     _begun.append(True)  # first: a process that is forked meanwhile has the half of it
-    return openvino_without_conversion().Core()
+    try:
+        return openvino_without_conversion().Core()
+    except ImportError:
+        _begun.clear()
+        raise
 
 
 def _after_a_fork() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from contextlib import suppress
@@ -13,9 +14,6 @@ from numpy.typing import NDArray
 from resnet_runtime.errors import BackendError, ClosedError, lines_of
 
 from .base import Arrays, Finished, Pending, Signature, deliver, refuse_misfit
-
-_of_the_parent: list[Any] = []
-"""Requests that were under way when this process was forked."""
 
 
 class Compiled:
@@ -89,7 +87,8 @@ class Running:
         if request is None:
             return
         if self._process != os.getpid():  # in the parent it is done, and here no thread ends it
-            _of_the_parent.append((request, self._owner, self._batch))
+            for left in (request, self._owner, self._batch):  # freeing them at the end of the process would wait too
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
             return
         with suppress(Exception):
             request.wait()

@@ -58,9 +58,10 @@ resnet_error* resnet_session_infer(const resnet_session* session, const void* ba
 resnet_error* resnet_session_preprocess(const resnet_session* session, const char* const* paths, size_t count,
                                         void* batch);
 
-/* One sentence, and the name of Python's exception for it, such as "BundleError". */
-/* The sentence, and what belongs to it in lines of their own, indented by two spaces. */
+/* A sentence, and what belongs to it in lines of their own, indented by two spaces. */
 const char* resnet_error_message(const resnet_error* error);
+
+/* The name of Python's exception for it, such as "BundleError". */
 const char* resnet_error_kind(const resnet_error* error);
 void resnet_error_free(resnet_error* error);
 
