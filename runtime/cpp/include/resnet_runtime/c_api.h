@@ -1,4 +1,4 @@
-/* The runtime for other languages: no exception passes this boundary, and nothing is global.
+/* The runtime for other languages: no exception passes this boundary.
  *
  * A function that can fail returns an error, or NULL where it did not; who gets one frees it. Strings that a session
  * gives live as long as it does.
