@@ -27,7 +27,9 @@ CLIENTS: Final = 64
 IMAGES: Final = 512
 """In a visit. Its first and its last batches are not full, which a service has once a day."""
 _CALLS: Final = 3
-"""Of the C++ library and of OpenVINO, in each of their turns."""
+"""Of the C++ library and of OpenVINO, in each of their turns; they are short."""
+_TURNS: Final = 5
+"""Of each, in a round."""
 _ALIKE: Final = 0.02
 """Of the range of the answers: those of another place in a batch may differ in their last bits."""
 
@@ -132,13 +134,13 @@ def cpp_cost(bundle: Path, precision: str, build: Path, *, rounds: int) -> CppCo
         bundle: a directory.
         precision: of the variant.
         build: where the programs ``cost`` and ``probe`` are.
-        rounds: of one visit to each; and of processes.
+        rounds: of several visits to each, and of a process.
 
     Raises:
         ProcessFailedError: a program failed.
         DifferentAnswersError: the library and OpenVINO do not give the same answers.
     """
-    command = [str(build / "cost"), str(bundle), precision, str(rounds), str(_CALLS), "0"]
+    command = [str(build / "cost"), str(bundle), precision, str(_TURNS * rounds), str(_CALLS), "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     words = done.stdout.split("\t")
     if done.returncode != 0 or len(words) != 9:
