@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,13 @@ STANDARD = "resnet50"
 
 def main() -> None:
     """The entry point."""
-    command.main(prog_name="resnet-bench")
+    try:
+        command.main(prog_name="resnet-bench")
+    except ModuleNotFoundError as error:  # what serves a bundle has not all that a benchmark wants
+        if error.name is None or error.name.partition(".")[0] not in ("torch", "onnx", "onnx_ir"):
+            raise
+        click.echo(f"Error: {error.name} is not installed here: pip install 'resnet-export[cpu]'", err=True)
+        sys.exit(1)
 
 
 @command.command("export")
@@ -108,12 +115,14 @@ def overhead_command(
 def embed_command(bundle: Path | None, precision: str, rounds: int, cpp: Path | None, json_file: Path | None) -> None:
     """What Batcher and the C++ runtime add on BUNDLE [a ResNet-50, exported for it]."""
     from .clock import ProcessFailedError
-    from .embedding_cost import batcher_cost, cpp_cost
+    from .embedding_cost import batcher_cost, cpp_cost, refuse_unbuilt
     from .runtime_cost import DifferentAnswersError
     from .standard import standard_bundle
 
     found: dict[str, Any] = {}
     try:
+        if cpp is not None:
+            refuse_unbuilt(cpp)  # before minutes of measuring
         with contextlib.nullcontext((bundle, None)) if bundle is not None else standard_bundle() as (path, _):
             batched = batcher_cost(path, precision, rounds=rounds)
             found["batcher"] = batched.to_json()

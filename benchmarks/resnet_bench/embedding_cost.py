@@ -20,7 +20,6 @@ from resnet_runtime.backends.base import THROUGHPUT, Pending
 from resnet_runtime.session import Session
 
 from .clock import ProcessFailedError, interleaved, process_cost
-from .networks import varied_images
 from .runtime_cost import DifferentAnswersError
 
 CLIENTS: Final = 64
@@ -28,6 +27,7 @@ IMAGES: Final = 512
 """In a visit. Its first and its last batches are not full, which a service has once a day."""
 _CALLS: Final = 3
 """Of the C++ library and of OpenVINO, in each of their turns; they are short."""
+_PROGRAMS: Final = ("cost", "probe")
 _TURNS: Final = 5
 """Of each, in a round."""
 _ALIKE: Final = 0.02
@@ -137,9 +137,10 @@ def cpp_cost(bundle: Path, precision: str, build: Path, *, rounds: int) -> CppCo
         rounds: of several visits to each, and of a process.
 
     Raises:
-        ProcessFailedError: a program failed.
+        ProcessFailedError: a program failed, or is not there.
         DifferentAnswersError: the library and OpenVINO do not give the same answers.
     """
+    refuse_unbuilt(build)
     command = [str(build / "cost"), str(bundle), precision, str(_TURNS * rounds), str(_CALLS), "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     words = done.stdout.split("\t")
@@ -158,12 +159,17 @@ def cpp_cost(bundle: Path, precision: str, build: Path, *, rounds: int) -> CppCo
     return CppCost(precision, float(words[1]), float(words[3]), float(words[4]), seconds)
 
 
+def refuse_unbuilt(build: Path) -> None:
+    """Raise ProcessFailedError where a program that ``cpp_cost`` asks is not in the folder."""
+    lacking = [name for name in _PROGRAMS if not (build / name).is_file()]
+    if lacking:
+        raise ProcessFailedError(f"{build} has no program {' and no '.join(lacking)}: make test-cpp builds them")
+
+
 def _samples(session: Session, count: int) -> NDArray[Any]:
-    spec, random = session.signature.input, np.random.default_rng(0)
-    if spec.dtype == np.uint8:
-        return random.integers(0, 256, (count, *spec.shape), dtype=np.uint8)
-    channels, height, width = spec.shape
-    return np.ascontiguousarray(varied_images(count, (channels, height, width), seed=3).numpy())
+    """The bundle's own inputs, again and again."""
+    inputs = session.bundle.check_data().inputs
+    return np.ascontiguousarray(np.take(inputs, range(count), axis=0, mode="wrap"))
 
 
 def _fed_by_hand(session: Session, samples: NDArray[Any], batch: int) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from resnet_bench.cli import command
+from resnet_bench.cli import command, main
 from resnet_bench.embedding_cost import alike
 from resnet_export import ExportOptions, ModelOptions, bundle_from_checkpoint
 
@@ -46,6 +46,26 @@ def test_embed(bundle: Path, tmp_path: Path) -> None:
     assert len(figures["by_hand"]) == len(figures["batched"]) == 3
     ratios = [one / other for one, other in zip(figures["batched"], figures["by_hand"], strict=True)]
     assert figures["share"] == sorted(ratios)[1]
+
+
+def test_a_folder_without_the_programs_is_refused_before_anything_is_measured(bundle: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, ["embed", str(bundle), "--cpp", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output == f"Error: {tmp_path} has no program cost and no probe: make test-cpp builds them\n"
+
+
+@pytest.mark.parametrize(("name", "said"), [("torch", True), ("torch.nn", True), ("a_mistake_of_ours", False)])
+def test_where_torch_is_not_installed_one_sentence_says_so(
+    name: str, said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(**_: object) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(command, "main", lacking)
+    with pytest.raises(SystemExit if said else ModuleNotFoundError):
+        main()
+    expected = f"Error: {name} is not installed here: pip install 'resnet-export[cpu]'\n" if said else ""
+    assert capsys.readouterr().err == expected
 
 
 def test_answers_of_others_and_none_are_not_alike() -> None:
