@@ -117,13 +117,12 @@ def embed_command(bundle: Path | None, precision: str, rounds: int, cpp: Path | 
     from .clock import ProcessFailedError
     from .embedding_cost import batcher_cost, cpp_cost, refuse_unbuilt
     from .runtime_cost import DifferentAnswersError
-    from .standard import standard_bundle
 
     found: dict[str, Any] = {}
     try:
         if cpp is not None:
             refuse_unbuilt(cpp)  # before minutes of measuring
-        with contextlib.nullcontext((bundle, None)) if bundle is not None else standard_bundle() as (path, _):
+        with _variants(bundle) as path:
             batched = batcher_cost(path, precision, rounds=rounds)
             found["batcher"] = batched.to_json()
             click.echo(
@@ -286,6 +285,18 @@ def _bundle(given: Path | None) -> Iterator[Path]:
         model = resnet_export.ModelOptions(arch=STANDARD)
         options = resnet_export.ExportOptions(variants=("fp32",), model=model)
         yield resnet_export.bundle_from_checkpoint(checkpoint, Path(folder) / "model.bundle", options).path
+
+
+@contextlib.contextmanager
+def _variants(given: Path | None) -> Iterator[Path]:
+    """As ``_bundle``, with all variants."""
+    if given is not None:
+        yield given
+        return
+    from .standard import standard_bundle
+
+    with standard_bundle() as (path, _):
+        yield path
 
 
 def _keep(path: Path | None, kind: str, figures: Any) -> None:
